@@ -1,0 +1,249 @@
+"""One batch: where it stands here, where it stands at the provider, and what becomes of the rows it leaves over."""
+
+from collections.abc import Iterable, Iterator
+from enum import Enum, auto
+from itertools import chain
+
+from msgspec import structs
+
+from ..models import BatchStatus, Failure, Lane, PackedBatch, Row, Run
+
+
+class Stage(Enum):
+    """Say what a batch waits for."""
+
+    PACKED = auto()  # the upload
+    UPLOADED = auto()  # the creation
+    LOST = auto()  # to be found: it may have been created
+    OPEN = auto()  # the provider
+    ENDED = auto()  # its files
+    DONE = auto()  # nothing
+
+
+class Step(Enum):
+    """Name what moves a batch on."""
+
+    UPLOADED = auto()
+    CREATED = auto()
+    LOST = auto()
+    NOT_FOUND = auto()
+    ENDED = auto()
+    DONE = auto()
+
+
+STEPS: dict[tuple[Stage, Step], Stage] = {
+    (Stage.PACKED, Step.UPLOADED): Stage.UPLOADED,
+    (Stage.PACKED, Step.DONE): Stage.DONE,
+    (Stage.UPLOADED, Step.CREATED): Stage.OPEN,
+    (Stage.UPLOADED, Step.LOST): Stage.LOST,
+    (Stage.UPLOADED, Step.DONE): Stage.DONE,
+    (Stage.LOST, Step.CREATED): Stage.OPEN,
+    (Stage.LOST, Step.NOT_FOUND): Stage.UPLOADED,
+    (Stage.LOST, Step.DONE): Stage.DONE,
+    (Stage.OPEN, Step.ENDED): Stage.ENDED,
+    (Stage.OPEN, Step.DONE): Stage.DONE,
+    (Stage.ENDED, Step.DONE): Stage.DONE,
+}
+
+# What may be seen after what (contracts A5): forward jumps are usual, since fast batches skip polls. The specification
+# lets `failed` follow validation only; any end is believed from any open status, for servers that say so.
+_ENDS = frozenset({"failed", "completed", "expired", "cancelled"})
+NEXT: dict[str, frozenset[str]] = {
+    "validating": _ENDS | {"in_progress", "finalizing", "cancelling"},
+    "in_progress": _ENDS | {"finalizing", "cancelling"},
+    "finalizing": _ENDS | {"cancelling"},
+    "cancelling": _ENDS,
+    "failed": frozenset(),
+    "completed": frozenset(),
+    "expired": frozenset(),
+    "cancelled": frozenset(),
+}
+
+
+def is_news(known: str, seen: str) -> bool:
+    """Tell whether a status may follow another; one that is older than what is known comes from a listing that lags.
+
+    Statuses that are not in the table exist (traps 14): they are no end, and anything may follow them.
+    """
+    if known not in NEXT:
+        return seen != known
+    return seen in NEXT[known] or (seen not in NEXT and known not in _ENDS)
+
+
+def is_end(status: str) -> bool:
+    """Tell whether a status is terminal."""
+    return status in _ENDS
+
+
+class Do(Enum):
+    """Say what a failed step leads to."""
+
+    AGAIN = auto()  # the same step, after a pause
+    LOOK = auto()  # find out whether it happened
+    REQUEUE = auto()  # the rows wait for room
+    FAIL = auto()  # the rows fail with this failure
+
+
+# A creation that the provider refused for now ("Cannot find file" right after the upload, 429) did not happen and is
+# repeated; one without a reply may have happened and is looked for (traps 12, 13). A lost upload is repeated at once,
+# since the provider looks for its name first. What is not named fails.
+ON_FAILURE: dict[tuple[Stage, str], Do] = {
+    (Stage.PACKED, "busy"): Do.AGAIN,
+    (Stage.PACKED, "lost"): Do.AGAIN,
+    (Stage.UPLOADED, "busy"): Do.AGAIN,
+    (Stage.UPLOADED, "gone"): Do.AGAIN,
+    (Stage.UPLOADED, "lost"): Do.LOOK,
+    (Stage.UPLOADED, "full"): Do.REQUEUE,
+    (Stage.LOST, "busy"): Do.AGAIN,
+    (Stage.LOST, "lost"): Do.AGAIN,
+    (Stage.OPEN, "busy"): Do.AGAIN,
+    (Stage.OPEN, "lost"): Do.AGAIN,
+    (Stage.ENDED, "busy"): Do.AGAIN,
+    (Stage.ENDED, "lost"): Do.AGAIN,
+}
+
+# How long a step may go on failing, in seconds. Nothing is paid before the creation, so those rows fail early enough
+# to be noticed; an open batch runs on without us for the whole window (24 h) and is waited for an hour beyond it.
+PATIENCE: dict[Stage, float] = {
+    Stage.PACKED: 900.0,
+    Stage.UPLOADED: 900.0,
+    Stage.LOST: 900.0,
+    Stage.OPEN: 90_000.0,
+    Stage.ENDED: 7_200.0,
+}
+VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
+
+
+class Batch:
+    """Hold what is known of one batch until its last row is settled."""
+
+    def __init__(self, key: str, lane: Lane, runs: tuple[Run, ...]) -> None:
+        self.key = key
+        self.lane = lane
+        self.runs = runs
+        self.size = sum(run.size for run in runs)
+        self.stage = Stage.PACKED
+        self.file_id: str | None = None
+        self.status: BatchStatus | None = None
+        self.opened_at = 0.0  # when it was created, or its reply was lost
+        self.looked_at = 0.0  # when the listings were last searched for it
+        self.heard_at = 0.0  # when the provider last knew it
+        self.failing_since: float | None = None
+        self.attempts = 0  # at the present step
+        self.checks = 0
+        self.again = False  # an upload without a reply may have arrived
+        self._open: set[int] | None = None
+
+    def step(self, step: Step) -> None:
+        """Move on; an illegal step is a KeyError."""
+        self.stage = STEPS[self.stage, step]
+        self.attempts = 0
+        self.failing_since = None
+
+    @property
+    def remote_id(self) -> str | None:
+        """Give the provider's id."""
+        return self.status.id if self.status else None
+
+    @property
+    def packed(self) -> PackedBatch:
+        """Describe the input file."""
+        return PackedBatch(self.key, self.lane, self.runs, self.size, self.again)
+
+    @property
+    def rows(self) -> Iterator[int]:
+        """Give all row numbers, in the order of the file's lines."""
+        return chain.from_iterable(run.rows for run in self.runs)
+
+    @property
+    def total(self) -> int:
+        """Count all rows."""
+        return sum(len(run) for run in self.runs)
+
+    @property
+    def unsettled(self) -> int:
+        """Count the rows that are not settled."""
+        return self.total if self._open is None else len(self._open)
+
+    @property
+    def falls_short(self) -> bool:
+        """Tell whether the files held fewer of the rows than the provider says it answered (traps 11)."""
+        answered = (self.status.answered if self.status else None) or 0
+        return answered > self.total - self.unsettled
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Give the ids of its remote files."""
+        status = self.status
+        ids = (self.file_id, status and status.output_file_id, status and status.error_file_id)
+        return tuple(file_id for file_id in ids if file_id)
+
+    @property
+    def open(self) -> set[int]:
+        """Give the numbers of the rows that are not settled; built when the first answer comes."""
+        if self._open is None:
+            self._open = set(self.rows)
+        return self._open
+
+    def claim(self, pool: str, rows: Iterable[Row]) -> tuple[list[int], list[Row]]:
+        """Settle rows: each once (the first counts), and only those that this batch holds."""
+        prefix = f"{pool}-"
+        start = len(prefix)
+        open_ = self.open
+        numbers: list[int] = []
+        claimed: list[Row] = []
+        for row in rows:
+            custom_id = row.custom_id
+            if custom_id.startswith(prefix) and custom_id[start:].isdecimal():
+                number = int(custom_id[start:])
+                if number in open_:
+                    open_.remove(number)
+                    numbers.append(number)
+                    claimed.append(row)
+        return numbers, claimed
+
+
+def for_rows(stage: Stage, failure: Failure) -> Failure:
+    """Say to the rows of a batch why its step failed for good."""
+    if failure.kind in ("auth", "disk", "full", "failed"):
+        return failure
+    if stage in (Stage.OPEN, Stage.ENDED):
+        return structs.replace(
+            failure, kind="missing", message=f"The batch's answers are out of reach: {failure.message}"
+        )
+    return structs.replace(failure, kind="failed" if failure.kind in ("busy", "lost") else "rejected")
+
+
+_LEFT_OVER: dict[str, Failure] = {
+    "completed": Failure("missing", "The batch was completed, but neither of its files mentions this request."),
+    "expired": Failure("expired", "The completion window ended before this request ran.", code="batch_expired"),
+    "cancelled": Failure("cancelled", "The batch was cancelled before this request ran.", code="batch_cancelled"),
+}
+
+
+def left_over(status: BatchStatus) -> Failure:
+    """Say what became of the rows that no file of an ended batch mentions."""
+    if status.status != "failed":
+        return _LEFT_OVER[status.status]
+    if not status.problems:
+        return Failure("failed", "The provider failed the whole batch and gave no reason.")
+    first = status.problems[0]
+    more = f" (and {len(status.problems) - 1} more problems)" if len(status.problems) > 1 else ""
+    return Failure("rejected", f"The provider refused the whole batch: {first.message}{more}", code=first.code)
+
+
+def condemned(status: BatchStatus, rows: Iterable[int]) -> dict[int, Failure]:
+    """Say which rows a failed validation names: they alone are to blame (traps 4)."""
+    named = {p.line: p for p in status.problems if p.line is not None}
+    if status.status != "failed" or not named:
+        return {}
+    return {
+        row: Failure("rejected", named[line].message, code=named[line].code)
+        for line, row in enumerate(rows, 1)
+        if line in named
+    }
+
+
+def no_room(status: BatchStatus) -> bool:
+    """Tell a full queue from a refusal: nothing is wrong with the rows, and nothing was billed (contracts A6)."""
+    return status.status == "failed" and any(p.code == "token_limit_exceeded" for p in status.problems)

@@ -1,0 +1,87 @@
+"""What the engine wants done.
+
+The outcome of `Upload`, `Create`, `Find`, `Check` and `Collect` comes back as an event.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from ..models import BatchStatus, Failure, PackedBatch, Row
+from .events import Packed
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """Record a fact that the engine decided, then feed it back."""
+
+    fact: Packed
+
+
+class Upload(msgspec.Struct, frozen=True, gc=False):
+    """Upload an input file."""
+
+    batch: PackedBatch
+
+
+class Create(msgspec.Struct, frozen=True, gc=False):
+    """Create the batch of an uploaded file."""
+
+    batch: PackedBatch
+    file_id: str
+
+
+class Find(msgspec.Struct, frozen=True, gc=False):
+    """Look for batches by their client keys: their creation may or may not have happened."""
+
+    keys: tuple[str, ...]
+
+
+class Check(msgspec.Struct, frozen=True, gc=False):
+    """Ask how these batches stand; the newest first."""
+
+    remote_ids: tuple[str, ...]
+
+
+class Collect(msgspec.Struct, frozen=True, gc=False):
+    """Read the files of an ended batch."""
+
+    key: str
+    status: BatchStatus
+
+
+class Settle(msgspec.Struct, frozen=True, gc=False):
+    """Give these rows to whoever awaits their `numbers`."""
+
+    batch_id: str
+    numbers: Sequence[int]
+    rows: Sequence[Row]
+
+
+class Fail(msgspec.Struct, frozen=True, gc=False):
+    """Tell whoever awaits these numbers why there is no answer."""
+
+    batch_id: str | None
+    numbers: Collection[int]
+    failure: Failure
+
+
+class Cancel(msgspec.Struct, frozen=True, gc=False):
+    """Cancel a remote batch."""
+
+    remote_id: str
+
+
+class Delete(msgspec.Struct, frozen=True, gc=False):
+    """Delete remote files."""
+
+    file_ids: tuple[str, ...]
+
+
+class Discard(msgspec.Struct, frozen=True, gc=False):
+    """Drop a spool segment: all its rows are settled."""
+
+    segment: int
+
+
+Command: TypeAlias = Record | Upload | Create | Find | Check | Collect | Settle | Fail | Cancel | Delete | Discard

@@ -1,0 +1,425 @@
+"""The decisions: when to pack, what to submit, when to ask, whom to settle. No I/O, no clock, no randomness."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..config import Timing
+from ..models import BatchStatus, Failure, FileLimits, Lane, Run
+from .agenda import Agenda
+from .batch import (
+    ON_FAILURE,
+    PATIENCE,
+    VANISHED,
+    Batch,
+    Do,
+    Stage,
+    Step,
+    condemned,
+    for_rows,
+    is_end,
+    is_news,
+    left_over,
+    no_room,
+)
+from .cadence import Pace, backoff, check_pause, spread
+from .commands import Cancel, Check, Collect, Command, Create, Delete, Discard, Fail, Find, Record, Settle, Upload
+from .events import (
+    Abandoned,
+    Accepted,
+    Answered,
+    Checked,
+    Collected,
+    Created,
+    Event,
+    Failed,
+    Flush,
+    Leave,
+    NotFound,
+    Packed,
+    Tick,
+    Uploaded,
+)
+from .packing import Waiting, first_fit
+
+Name: TypeAlias = Lane | str  # on the agenda: a lane, or a batch's key
+
+_SHORT_READS = 3  # times that files with fewer rows than the provider counted are fetched
+_HOLD, _HOLD_MAX = 30.0, 600.0  # seconds: how long a lane pauses for room, unless one of its batches ends before
+_VANISHED = Failure("missing", "The provider no longer knows the batch.")
+_NEVER_FITS = Failure("full", "This request alone is larger than the account's enqueued-token limit for its model.")
+
+
+class LaneStats(msgspec.Struct, frozen=True, gc=False):
+    """Count one lane: requests waiting, requests in batches, batches."""
+
+    lane: Lane
+    waiting: int
+    submitted: int
+    batches: int
+
+
+class _LaneState:
+    def __init__(self, limits: FileLimits) -> None:
+        self.waiting = Waiting()
+        self.limits = limits
+        self.first_at = 0.0
+        self.last_at = 0.0
+        self.held_until = 0.0
+        self.refusals = 0
+        self.flushing = False
+        self.packing = False  # a decision to pack is being recorded
+        self.batches: set[str] = set()
+
+    def due(self, timing: Timing) -> float:
+        """Give the time at which what waits is to be packed, whatever the room."""
+        if not self.waiting.rows:
+            return math.inf
+        if self.flushing or self.waiting.full(self.limits):
+            return -math.inf
+        return min(self.last_at + timing.linger, self.first_at + timing.max_linger)
+
+
+class Engine:
+    """Turn events into commands.
+
+    `pool` prefixes all custom_ids and client keys. Times are wall-clock seconds.
+    """
+
+    def __init__(self, pool: str, timing: Timing, limits: FileLimits) -> None:
+        self._pool = pool
+        self._timing = timing
+        self._limits = limits
+        self._lanes: dict[Lane, _LaneState] = {}
+        self._batches: dict[str, Batch] = {}
+        self._keys: dict[str, str] = {}  # client keys by remote ids
+        self._segments: dict[int, int] = {}  # unsettled rows
+        self._growing: dict[Lane, int] = {}  # the segment that a lane's spool may still append to
+        self._agenda: Agenda[Name] = Agenda()
+        self._pace = Pace(limits.creations_per_hour)
+        self._packed_count = 0
+        self._leaving = False
+        self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
+            Accepted: self._accepted,
+            Packed: self._packed,
+            Uploaded: self._uploaded,
+            Created: self._created,
+            Checked: self._checked,
+            NotFound: self._not_found,
+            Answered: self._answered,
+            Collected: self._collected,
+            Failed: self._failed,
+            Abandoned: self._abandoned,
+            Flush: self._flush,
+            Leave: self._leave,
+            Tick: self._tick,
+        }
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take note of an event and say what is to be done."""
+        return self._on[type(event)](event, now)
+
+    def deadline(self) -> float:
+        """Give the time at which a `Tick` is due, `math.inf` when nothing is."""
+        return self._agenda.next()
+
+    def lanes(self) -> tuple[LaneStats, ...]:
+        """Count what waits and what is submitted."""
+        submitted = Counter[Lane]()
+        for batch in self._batches.values():
+            submitted[batch.lane] += batch.unsettled
+        return tuple(
+            LaneStats(lane, state.waiting.rows, submitted[lane], len(state.batches))
+            for lane, state in self._lanes.items()
+        )
+
+    # --- collecting and packing
+
+    def _accepted(self, event: Accepted, now: float) -> list[Command]:
+        lane, run = event.lane, event.run
+        state = self._lanes.get(lane)
+        if state is None:
+            state = self._lanes[lane] = _LaneState(self._limits)
+        if not state.waiting.rows:
+            state.first_at = now
+        state.last_at = now
+        state.waiting.append(run)
+        self._segments[run.segment] = self._segments.get(run.segment, 0) + len(run)
+        before = self._growing.get(lane)
+        self._growing[lane] = run.segment
+        return [*self._discard(() if before is None else (before,)), *self._consider(lane, now)]
+
+    def _consider(self, lane: Lane, now: float) -> list[Command]:
+        """Pack what is due, or note when it will be: later while there is no room, or creations are scarce."""
+        state = self._lanes[lane]
+        due = state.due(self._timing)
+        if state.packing or due == math.inf or self._leaving:
+            self._agenda.drop(lane)
+            return []
+        due = max(due, state.held_until, self._pace.ready_at(now))
+        if due > now:
+            self._agenda.set(lane, due)
+            return []
+        state.packing = True
+        self._packed_count += 1
+        return [Record(Packed(self._packed_count, lane, tuple(first_fit(state.waiting, state.limits))))]
+
+    def _packed(self, event: Packed, now: float) -> list[Command]:
+        state = self._lanes[event.lane]
+        state.packing = False
+        state.waiting.take(event.runs)
+        state.flushing = state.flushing and state.waiting.rows > 0
+        self._packed_count = max(self._packed_count, event.number)
+        self._pace.take(now)
+        batch = Batch(f"{self._pool}-b{event.number}", event.lane, event.runs)
+        self._batches[batch.key] = batch
+        state.batches.add(batch.key)
+        return [Upload(batch.packed), *self._consider(event.lane, now)]
+
+    def _abandoned(self, event: Abandoned, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for lane, state in self._lanes.items():
+            dropped = state.waiting.drop(event.rows)
+            if dropped:
+                commands += self._release(dropped)
+                commands += self._consider(lane, now)
+        return commands
+
+    def _flush(self, event: Flush, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for lane, state in self._lanes.items():
+            state.flushing = state.waiting.rows > 0
+            commands += self._consider(lane, now)
+        return commands
+
+    # --- submitting
+
+    def _uploaded(self, event: Uploaded, now: float) -> list[Command]:
+        batch = self._batches[event.key]
+        batch.step(Step.UPLOADED)
+        batch.file_id = event.file_id
+        return [Delete((event.file_id,))] if self._leaving else self._resume([batch], now)
+
+    def _created(self, event: Created, now: float) -> list[Command]:
+        batch = self._batches[event.key]
+        if batch.stage is not Stage.LOST:
+            batch.opened_at = now
+        batch.step(Step.CREATED)
+        batch.status = event.status
+        self._keys[event.status.id] = batch.key
+        return self._give_up(batch) if self._leaving else self._heard(batch, event.status, now)
+
+    def _not_found(self, event: NotFound, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for batch in map(self._batches.__getitem__, event.keys):
+            if batch.looked_at - batch.opened_at >= self._timing.lookup and not self._leaving:
+                batch.step(Step.NOT_FOUND)
+                self._pace.take(now)
+                commands += self._resume([batch], now)
+            else:
+                batch.attempts += 1
+                pause = backoff(batch.attempts, spread(batch.key, batch.attempts), base=0.5)
+                last_look = max(now, batch.opened_at + self._timing.lookup)
+                self._agenda.set(batch.key, min(now + pause, last_look))
+        return commands
+
+    # --- checking
+
+    def _checked(self, event: Checked, now: float) -> list[Command]:
+        commands: list[Command] = []
+        seen = {status.id: status for status in event.statuses}
+        for remote_id in event.remote_ids:
+            batch = self._batches[self._keys[remote_id]]
+            if remote_id in seen:
+                commands += self._heard(batch, seen[remote_id], now)
+            elif now - batch.heard_at >= VANISHED:
+                commands += self._end(batch, _VANISHED, now, keep_files=True)
+            else:
+                self._agenda.set(batch.key, now + self._pause(batch, now))
+        return commands
+
+    def _heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
+        batch.heard_at = now
+        batch.failing_since, batch.attempts = None, 0
+        if batch.status is None or is_news(batch.status.status, status.status):
+            batch.status = status
+        if not is_end(batch.status.status):
+            self._agenda.set(batch.key, now + self._pause(batch, now))
+            return []
+        batch.step(Step.ENDED)
+        has_files = batch.status.output_file_id or batch.status.error_file_id
+        return self._resume([batch], now) if has_files else self._finish(batch, now)
+
+    def _pause(self, batch: Batch, now: float) -> float:
+        batch.checks += 1
+        return check_pause(now - batch.opened_at, self._timing, spread(batch.key, batch.checks))
+
+    # --- collecting and settling
+
+    def _answered(self, event: Answered, now: float) -> list[Command]:
+        batch = self._batches[event.key]
+        numbers, rows = batch.claim(self._pool, event.rows)
+        return [Settle(batch.remote_id or "", numbers, rows)]
+
+    def _collected(self, event: Collected, now: float) -> list[Command]:
+        batch = self._batches[event.key]
+        batch.attempts += 1
+        if batch.falls_short and batch.attempts < _SHORT_READS:
+            self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))
+            return []
+        return self._finish(batch, now)
+
+    def _finish(self, batch: Batch, now: float) -> list[Command]:
+        """Settle what no file mentioned: by what the validation said, or by how the batch ended."""
+        status = batch.status
+        if status is None:
+            raise AssertionError("only a batch with a status ends")
+        if no_room(status):
+            return self._requeue(batch, now)
+        guilty = condemned(status, batch.rows)
+        if guilty:
+            failures = [Fail(status.id, (row,), failure) for row, failure in guilty.items()]
+            return [*failures, *self._send_again(batch, guilty, now)]
+        return self._end(batch, left_over(status), now)
+
+    def _end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
+        """Settle whatever is left of a batch with one failure and drop it: its lane has room again."""
+        commands: list[Command] = [Fail(batch.remote_id, frozenset(batch.open), failure)] if batch.open else []
+        commands += self._drop(batch, batch.runs, keep_files=keep_files)
+        lane = self._lanes[batch.lane]
+        lane.held_until, lane.refusals = 0.0, 0
+        return commands + self._consider(batch.lane, now)
+
+    def _send_again(self, batch: Batch, without: Collection[int], now: float) -> list[Command]:
+        """Drop a batch and put its unsettled rows, but for some, back to the front of their lane."""
+        rest = Waiting()
+        rest.put_back(batch.runs)
+        settled = rest.drop([row for row in batch.rows if row in without or row not in batch.open])
+        lane = self._lanes[batch.lane]
+        lane.waiting.put_back(list(rest))
+        lane.flushing = True
+        return [*self._drop(batch, settled), *self._consider(batch.lane, now)]
+
+    def _requeue(self, batch: Batch, now: float) -> list[Command]:
+        """Let the rows of a batch that found no room wait; a batch that was alone in its lane was too large.
+
+        A single request that finds no room in an empty queue never will.
+        """
+        lane = self._lanes[batch.lane]
+        total = batch.total
+        if len(lane.batches) == 1 and total == 1:
+            return self._end(batch, _NEVER_FITS, now)
+        if len(lane.batches) == 1:
+            lane.limits = msgspec.structs.replace(lane.limits, requests=total // 2)
+        lane.refusals += 1
+        lane.held_until = now + backoff(lane.refusals, spread(batch.key, lane.refusals), base=_HOLD, cap=_HOLD_MAX)
+        return self._send_again(batch, (), now)
+
+    def _drop(self, batch: Batch, settled: Iterable[Run], *, keep_files: bool = False) -> list[Command]:
+        """Forget a batch, the remote files it leaves and the segments that nobody needs any more."""
+        batch.step(Step.DONE)
+        self._agenda.drop(batch.key)
+        del self._batches[batch.key]
+        self._lanes[batch.lane].batches.discard(batch.key)
+        if batch.remote_id is not None:
+            self._keys.pop(batch.remote_id, None)
+        files = () if keep_files else batch.files
+        return [*self._release(settled), *([Delete(files)] if files else [])]
+
+    def _release(self, runs: Iterable[Run]) -> list[Command]:
+        for run in runs:
+            self._segments[run.segment] -= len(run)
+        return self._discard({run.segment for run in runs})
+
+    def _discard(self, segments: Iterable[int]) -> list[Command]:
+        """Drop those segments whose rows are all settled and that no lane appends to any more."""
+        growing = set(self._growing.values())
+        done = [segment for segment in segments if segment not in growing and self._segments.get(segment) == 0]
+        for segment in done:
+            del self._segments[segment]
+        return [Discard(segment) for segment in done]
+
+    # --- what goes wrong
+
+    def _failed(self, event: Failed, now: float) -> list[Command]:
+        batch, failure = self._batches[event.key], event.failure
+        do = ON_FAILURE.get((batch.stage, failure.kind), Do.FAIL)
+        if batch.failing_since is None:
+            batch.failing_since = now
+        if do is Do.AGAIN and now - batch.failing_since < PATIENCE[batch.stage]:
+            batch.attempts += 1
+            batch.again = batch.again or (batch.stage is Stage.PACKED and failure.kind == "lost")
+            self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))
+            return []
+        if do is Do.LOOK:
+            batch.step(Step.LOST)
+            batch.opened_at = now
+            return self._resume([batch], now)
+        if do is Do.REQUEUE:
+            return self._requeue(batch, now)
+        return self._end(
+            batch, for_rows(batch.stage, failure), now, keep_files=batch.stage in (Stage.OPEN, Stage.ENDED)
+        )
+
+    # --- time
+
+    def _tick(self, event: Tick, now: float) -> list[Command]:
+        commands: list[Command] = []
+        batches: list[Batch] = []
+        for name in self._agenda.pop(now):
+            if isinstance(name, Lane):
+                commands += self._consider(name, now)
+            else:
+                batches.append(self._batches[name])
+        if any(batch.stage is Stage.OPEN for batch in batches):
+            batches += self._due_soon(now)
+        return commands if self._leaving else commands + self._resume(batches, now)
+
+    def _due_soon(self, now: float) -> list[Batch]:
+        """Take out the open batches that would be asked for in a moment: one listing answers for all."""
+        soon = now + self._timing.poll_min / 2
+        keys = [name for name in self._agenda.until(soon) if isinstance(name, str)]
+        batches = [batch for batch in map(self._batches.__getitem__, keys) if batch.stage is Stage.OPEN]
+        for batch in batches:
+            self._agenda.drop(batch.key)
+        return batches
+
+    def _resume(self, batches: list[Batch], now: float) -> list[Command]:
+        """Give the commands that the stages of these batches call for."""
+        commands: list[Command] = []
+        lost: list[str] = []
+        open_: list[Batch] = []
+        for batch in batches:
+            match batch.stage:
+                case Stage.PACKED:
+                    commands.append(Upload(batch.packed))
+                case Stage.UPLOADED:
+                    commands.append(Create(batch.packed, batch.file_id or ""))
+                case Stage.LOST:
+                    batch.looked_at = now
+                    lost.append(batch.key)
+                case Stage.OPEN:
+                    open_.append(batch)
+                case Stage.ENDED if batch.status is not None:
+                    commands.append(Collect(batch.key, batch.status))
+        if lost:
+            commands.append(Find(tuple(lost)))
+        if open_:
+            open_.sort(key=lambda batch: batch.opened_at, reverse=True)
+            commands.append(Check(tuple(batch.remote_id or "" for batch in open_)))
+        return commands
+
+    # --- leaving
+
+    def _leave(self, event: Leave, now: float) -> list[Command]:
+        self._leaving = True
+        return [command for batch in self._batches.values() for command in self._give_up(batch)]
+
+    def _give_up(self, batch: Batch) -> list[Command]:
+        """Cancel what runs and delete what was uploaded; what is under way is given up when its outcome comes."""
+        cancel = [Cancel(batch.remote_id)] if batch.stage is Stage.OPEN and batch.remote_id else []
+        delete = [Delete((batch.file_id,))] if batch.file_id and batch.stage is not Stage.UPLOADED else []
+        return [*cancel, *delete]

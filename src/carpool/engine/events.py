@@ -1,0 +1,95 @@
+"""What the engine is told.
+
+The facts are what a journal records: fed again in their order, with the times they carried, they bring an engine of
+the same settings to the same state. The other events ask or notice; nothing is lost when they are forgotten.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+
+from ..models import BatchStatus, Failure, Lane, Row, Run
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """Fact: these rows joined a lane."""
+
+    lane: Lane
+    run: Run
+
+
+class Packed(msgspec.Struct, frozen=True, gc=False):
+    """Fact: these rows shall travel as the pool's batch `number`; recorded before anything is uploaded."""
+
+    number: int
+    lane: Lane
+    runs: tuple[Run, ...]
+
+
+class Uploaded(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the provider holds the input file."""
+
+    key: str
+    file_id: str
+
+
+class Created(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the provider holds the batch, just created or found again by its client key."""
+
+    key: str
+    status: BatchStatus
+
+
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """Fact: these rows of a batch came back."""
+
+    key: str
+    rows: list[Row]
+
+
+class Collected(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the files of an ended batch were read to their end."""
+
+    key: str
+
+
+class Checked(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the provider was asked for these batches, and knew these."""
+
+    remote_ids: tuple[str, ...]
+    statuses: list[BatchStatus]
+
+
+class NotFound(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the listings hold no batch of these client keys."""
+
+    keys: tuple[str, ...]
+
+
+class Failed(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the step that a batch was at did not succeed."""
+
+    key: str
+    failure: Failure
+
+
+class Abandoned(msgspec.Struct, frozen=True, gc=False):
+    """Notice that nobody awaits these rows any more."""
+
+    rows: frozenset[int]
+
+
+class Flush(msgspec.Struct, frozen=True, gc=False):
+    """Ask for what waits to be packed without lingering."""
+
+
+class Leave(msgspec.Struct, frozen=True, gc=False):
+    """Ask for everything remote to be given up: nobody will be here to collect it."""
+
+
+class Tick(msgspec.Struct, frozen=True, gc=False):
+    """Notice that time has passed."""
+
+
+Fact: TypeAlias = Accepted | Packed | Uploaded | Created | Answered | Collected | Checked | NotFound | Failed
+Event: TypeAlias = Fact | Abandoned | Flush | Leave | Tick

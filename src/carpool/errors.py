@@ -1,0 +1,97 @@
+"""The exceptions of carpool, one tree.
+
+CarpoolError
+├── RequestFailed            this request was not answered
+│   ├── RequestRejected      the provider refused it (4xx), or the batch's validation did
+│   ├── RequestExpired       the completion window ended first
+│   ├── RequestCancelled     its batch was cancelled before it ran
+│   └── ResultMissing        its batch ended and no file mentions it
+├── Unbatchable              this request cannot travel in a batch; nothing was sent
+├── LimitExceeded            one request is larger than a whole file or the whole queue limit
+├── AuthenticationFailed     the provider refused the key
+├── PoolClosed               the pool ended before the answer came, or was not open yet
+├── JournalError             the disk refused
+└── ConfigurationError       a setting is wrong
+"""
+
+from typing import Any
+
+
+class CarpoolError(Exception):
+    """Stand for anything that carpool raises."""
+
+
+class RequestFailed(CarpoolError):
+    """Say that one request was accepted and could not be answered.
+
+    `status_code` is the row's HTTP status, None where the provider gave none; `code` and `message` are the
+    provider's own; `batch_id` is None when no batch was created; `attempts` counts the batches it travelled in.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        custom_id: str | None = None,
+        batch_id: str | None = None,
+        attempts: int = 1,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status_code = status_code
+        self.code = code
+        self.custom_id = custom_id
+        self.batch_id = batch_id
+        self.attempts = attempts
+
+    def __str__(self) -> str:
+        known: dict[str, Any] = {
+            "status": self.status_code,
+            "code": self.code,
+            "request": self.custom_id,
+            "batch": self.batch_id,
+        }
+        where = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+        return f"{self.message} ({where})" if where else self.message
+
+
+class RequestRejected(RequestFailed):
+    """Say that the provider refused the request itself: sending it again would be refused again."""
+
+
+class RequestExpired(RequestFailed):
+    """Say that the completion window ended before the request ran; it was not billed."""
+
+
+class RequestCancelled(RequestFailed):
+    """Say that the batch was cancelled before the request ran; it was not billed."""
+
+
+class ResultMissing(RequestFailed):
+    """Say that the batch ended and neither of its files mentions the request."""
+
+
+class Unbatchable(CarpoolError):
+    """Say that a request cannot travel in a batch, and what to change; nothing was sent."""
+
+
+class LimitExceeded(CarpoolError):
+    """Say that a single request is larger than a whole input file or the whole queue limit."""
+
+
+class AuthenticationFailed(CarpoolError):
+    """Say that the provider refused the API key (401 or 403)."""
+
+
+class PoolClosed(CarpoolError):
+    """Say that the pool is not open: not entered yet, or left before the answer came."""
+
+
+class JournalError(CarpoolError):
+    """Say that requests could not be kept on disk, and why."""
+
+
+class ConfigurationError(CarpoolError):
+    """Say that a setting is missing or wrong, and what to set."""

@@ -1,0 +1,243 @@
+"""Frozen values that every floor may hold."""
+
+from array import array
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+Body: TypeAlias = Mapping[str, Any] | str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Name an endpoint and the body to send there.
+
+    `body` is a mapping, or ready JSON as str or bytes, which travels unchanged.
+    """
+
+    endpoint: str
+    body: Body
+
+
+class Usage(NamedTuple):
+    """Count the tokens that one answer cost."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """Hold one answer; its body stays bytes until asked for."""
+
+    custom_id: str
+    batch_id: str
+    request_id: str
+    status_code: int
+    content: bytes
+
+    def json(self) -> Any:
+        """Decode the body."""
+        return msgspec.json.decode(self.content)
+
+    @property
+    def text(self) -> str:
+        """Give the first answer's text, of chat completions, Responses or completions; "" where there is none."""
+        return _text(self.json())
+
+    @property
+    def usage(self) -> Usage | None:
+        """Give the tokens the provider counted; None where the body has no `usage`."""
+        return _usage(self.json())
+
+    def __repr__(self) -> str:
+        return f"<Response {self.custom_id} {self.status_code} of {self.batch_id}: {len(self.content)} bytes>"
+
+
+def _text(body: Any) -> str:
+    match body:
+        case {"choices": [{"message": {"content": str(text)}}, *_]} | {"choices": [{"text": str(text)}, *_]}:
+            return text
+        case {"output": list(output)}:
+            return "".join(_output_texts(output))
+    return ""
+
+
+def _output_texts(output: list[Any]) -> Generator[str, None, None]:
+    for part in output:
+        match part:
+            case {"type": "message", "content": list(pieces)}:
+                yield from (p["text"] for p in pieces if isinstance(p, dict) and isinstance(p.get("text"), str))
+
+
+def _usage(body: Any) -> Usage | None:
+    match body:
+        case {"usage": dict(usage)}:
+            details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+            return Usage(
+                usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
+                usage.get("completion_tokens") or usage.get("output_tokens") or 0,
+                details.get("cached_tokens") or 0,
+            )
+    return None
+
+
+# --- what travels between the floors -------------------------------------------------------------------------------
+
+
+class Lane(NamedTuple):
+    """Name a queue: an input file may hold one endpoint and one model only (contracts A2)."""
+
+    endpoint: str
+    model: str
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """Name rows that lie side by side in one spool segment.
+
+    `rows` are their numbers ('Q'), `sizes` the bytes of their lines with the newline ('I'), `inputs` the embedding
+    inputs of each ('I'), None where the endpoint does not count them. Packed arrays: 12 bytes a row, and one BLOB
+    each where they are recorded.
+    """
+
+    segment: int
+    offset: int
+    rows: array[int]
+    sizes: array[int]
+    inputs: array[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def size(self) -> int:
+        """Sum the bytes."""
+        return sum(self.sizes)
+
+    def part(self, start: int, stop: int) -> "Run":
+        """Cut out the rows at positions `start` to `stop`."""
+        return Run(
+            self.segment,
+            self.offset + sum(self.sizes[:start]),
+            self.rows[start:stop],
+            self.sizes[start:stop],
+            None if self.inputs is None else self.inputs[start:stop],
+        )
+
+
+class PackedBatch(msgspec.Struct, frozen=True, gc=False):
+    """Describe one input file: its lane, the ranges of the spool it is made of, and the client key it is known by.
+
+    `again` is true when an earlier upload may have arrived though no reply came.
+    """
+
+    key: str
+    lane: Lane
+    runs: tuple[Run, ...]
+    size: int
+    again: bool = False
+
+
+class BatchProblem(msgspec.Struct, frozen=True, gc=False):
+    """Repeat one entry of a batch's `errors.data`; `line` counts from 1, None where no line is named."""
+
+    code: str
+    message: str
+    line: int | None
+
+
+class BatchStatus(msgspec.Struct, frozen=True, gc=False):
+    """Say how a remote batch stands; fields the provider left out or gave as "" are None (contracts A4)."""
+
+    id: str
+    key: str | None
+    status: str
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    answered: int | None = None
+    problems: tuple[BatchProblem, ...] = ()
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """Hold one line of an output or error file; `status_code` is 0 and `code` set where no HTTP reply was had."""
+
+    custom_id: str
+    status_code: int
+    request_id: str
+    body: bytes
+    code: str = ""
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Tell an answer from a failure: 2xx and no error beside it (contracts A7)."""
+        return not self.code and 200 <= self.status_code < 300
+
+
+class FileLimits(msgspec.Struct, frozen=True, gc=False):
+    """Bound one input file, and the batches created in an hour."""
+
+    requests: int
+    bytes: int
+    inputs: int
+    creations_per_hour: int
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """Say why a step of a batch, or a request, failed.
+
+    Of a step: `busy` (refused for now: the same call may be repeated), `lost` (no reply: it may have happened),
+    `full` (no room in the queue), `gone` (no such object). Of requests: how they end, see `outcomes`.
+    """
+
+    kind: Literal[
+        "busy", "lost", "full", "gone", "rejected", "expired", "cancelled", "missing", "failed", "auth", "disk"
+    ]
+    message: str
+    status_code: int | None = None
+    code: str | None = None
+
+
+class CallFailed(Exception):
+    """Carry a `Failure` out of a flow; it never reaches a user."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Upload(msgspec.Struct, frozen=True, gc=False):
+    """Describe the file part of a multipart form: `size` bytes, streamed from the spool's `runs`."""
+
+    filename: str
+    runs: tuple[Run, ...]
+    size: int
+
+
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """Describe one HTTP exchange below the base URL.
+
+    `repeat` says that sending it twice does no harm. At most one of `json` and `form` (with `upload`) is set.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    repeat: bool
+    query: dict[str, str] = {}
+    json: bytes | None = None
+    form: dict[str, str] | None = None
+    upload: Upload | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """Hold what came back; `status` 0 means that no reply came, and `body` then says why."""
+
+    status: int
+    body: bytes
+
+
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Call, Reply, T]

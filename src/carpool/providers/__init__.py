@@ -1,0 +1,65 @@
+"""Wire formats, pure: what to send, and what came back.
+
+A flow is a generator that yields a `Call` and receives its `Reply`; it returns its result or raises `CallFailed`.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from ..models import BatchStatus, Body, Call, Failure, FileLimits, Flow, PackedBatch, Reply, Row
+
+
+class Provider(Protocol):
+    """Speak one provider's Batch API; `encode`, `frame` and `limits` say what its input files are made of."""
+
+    @property
+    def limits(self) -> FileLimits:
+        """Bound one input file."""
+        ...
+
+    def encode(self, endpoint: str, body: Body) -> tuple[str, bytes, int]:
+        """Check a body and give its model, its bytes on one line and its number of embedding inputs (else 0).
+
+        Raises `Unbatchable` or `LimitExceeded`.
+        """
+        ...
+
+    def frame(self, pool: str, endpoint: str) -> tuple[bytes, bytes, bytes]:
+        """Give what stands before the row number, between it and the body, and behind the body on an input line."""
+        ...
+
+    def upload(self, batch: PackedBatch) -> Flow[str]:
+        """Upload an input file, whose name carries the client key, and give its id."""
+        ...
+
+    def create(self, batch: PackedBatch, file_id: str) -> Flow[BatchStatus]:
+        """Create a batch with the client key in its metadata."""
+        ...
+
+    def find(self, keys: Collection[str]) -> Flow[list[BatchStatus]]:
+        """Look for batches by their client keys."""
+        ...
+
+    def check(self, remote_ids: Sequence[str]) -> Flow[list[BatchStatus]]:
+        """Ask how batches stand, the newest first; those that the provider does not know are left out."""
+        ...
+
+    def collect(self, status: BatchStatus) -> list[Call]:
+        """Name the files of an ended batch."""
+        ...
+
+    def refused(self, reply: Reply) -> Failure:
+        """Say what a reply other than 2xx means."""
+        ...
+
+    def parse_row(self, line: bytes) -> Row:
+        """Read one line of an output or error file; ValueError when it is not a row."""
+        ...
+
+    def cancel(self, remote_id: str) -> Call:
+        """Cancel a batch."""
+        ...
+
+    def delete(self, file_id: str) -> Call:
+        """Delete a file."""
+        ...

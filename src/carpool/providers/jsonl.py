@@ -1,0 +1,137 @@
+"""The JSONL files that OpenAI-shaped providers read and write (contracts A2, A7)."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import Unbatchable
+from ..models import Body, Row
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_body(body: Body) -> bytes:
+    """Give a body as JSON on one line; `Unbatchable` when it is none."""
+    if isinstance(body, bytes | str):
+        return _one_line(body)
+    try:
+        encoded = _encoder.encode(body)
+    except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as exc:
+        raise Unbatchable(f"The body is not JSON: {exc}. Convert what it holds to plain values.") from exc
+    # msgspec writes NaN and the infinities as null: an answer to another question than the one asked.
+    if b"null" in encoded and _holds_no_number(body):
+        raise Unbatchable("The body is not JSON: it holds NaN or an infinity. Replace it by a number or None.")
+    return encoded
+
+
+def _one_line(body: bytes | str) -> bytes:
+    try:
+        encoded = body.encode() if isinstance(body, str) else body
+        if not encoded.isascii():
+            encoded.decode()
+    except UnicodeError as exc:
+        raise Unbatchable(f"The body is not UTF-8: {exc}. Encode it as UTF-8.") from exc
+    # JSON allows line breaks between tokens only; inside strings they are escaped. So a blank changes nothing.
+    return encoded.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in encoded or b"\r" in encoded else encoded
+
+
+def _holds_no_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, Mapping):
+        return any(map(_holds_no_number, value.values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_holds_no_number, value))
+
+
+def frame(pool: str, endpoint: str) -> tuple[bytes, bytes, bytes]:
+    """Give the constant parts of an input line, around the row number and the body."""
+    return (
+        b'{"custom_id":"' + pool.encode() + b"-",
+        b'","method":"POST","url":' + json.dumps(endpoint).encode() + b',"body":',
+        b"}\n",
+    )
+
+
+class _HttpReply(msgspec.Struct, gc=False):
+    status_code: int = 0
+    request_id: str | None = None
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Line(msgspec.Struct, gc=False):
+    custom_id: str
+    response: _HttpReply | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_line_decoder = msgspec.json.Decoder(_Line)
+
+
+def parse_row(line: bytes) -> Row:
+    """Read one line of an output or error file in any form seen (traps 6, 9); ValueError when it is none."""
+    try:
+        row = _line_decoder.decode(line)
+        body = bytes(row.response.body) if row.response is not None else b""
+    except msgspec.ValidationError:
+        return _parse_oddity(line)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ValueError(f"not a row: {exc}") from exc
+    if row.response is None or row.error != _NULL or body[:1] == b'"':
+        return _parse_oddity(line)
+    # The body is copied: a view would keep the whole line alive.
+    return Row(row.custom_id, row.response.status_code, row.response.request_id or "", body)
+
+
+_NULL = msgspec.Raw(b"null")
+
+
+def _parse_oddity(line: bytes) -> Row:
+    row = msgspec.json.decode(line)
+    if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
+        raise ValueError("not a row: it has no custom_id")
+    reply = row.get("response")
+    reply = reply if isinstance(reply, dict) else {}
+    status, request_id, body = reply.get("status_code"), reply.get("request_id"), reply.get("body")
+    code, message = describe(row.get("error"))
+    if not reply and not code:
+        code, message = "no_response", "The row holds neither a response nor an error."
+    return Row(
+        row["custom_id"],
+        status if isinstance(status, int) else 0,
+        request_id if isinstance(request_id, str) else "",
+        body.encode() if isinstance(body, str) else _encoder.encode(body),
+        code,
+        message,
+    )
+
+
+def describe(error: Any) -> tuple[str, str]:
+    """Give code and message of an error: an object, a bare string, or None."""
+    if not error:
+        return "", ""
+    if not isinstance(error, dict):
+        return "error", str(error)
+    nested = error.get("error")
+    if isinstance(nested, dict | str):
+        return describe(nested)
+    code = error.get("code") or error.get("type") or "error"
+    return str(code), str(error.get("message") or "")
+
+
+class Lines:
+    """Cut a stream of bytes into lines, on "\\n" alone: U+2028 and its kin stand raw inside JSON (traps 10)."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Give the lines that are complete with this chunk."""
+        *lines, self._tail = (self._tail + chunk).split(b"\n")
+        return lines
+
+    def close(self) -> list[bytes]:
+        """Give what stands behind the last line break."""
+        return [self._tail] if self._tail else []
