@@ -1,0 +1,40 @@
+"""Await single LLM calls; they ride together through the provider's Batch API at half the price."""
+
+from .config import Timing
+from .errors import (
+    AuthenticationFailed,
+    CarpoolError,
+    ConfigurationError,
+    JournalError,
+    LimitExceeded,
+    PoolClosed,
+    RequestCancelled,
+    RequestExpired,
+    RequestFailed,
+    RequestRejected,
+    ResultMissing,
+    Unbatchable,
+)
+from .models import Request, Response, Usage
+from .pool import Pool, Stats
+
+__all__ = [
+    "AuthenticationFailed",
+    "CarpoolError",
+    "ConfigurationError",
+    "JournalError",
+    "LimitExceeded",
+    "Pool",
+    "PoolClosed",
+    "Request",
+    "RequestCancelled",
+    "RequestExpired",
+    "RequestFailed",
+    "RequestRejected",
+    "Response",
+    "ResultMissing",
+    "Stats",
+    "Timing",
+    "Unbatchable",
+    "Usage",
+]

@@ -104,9 +104,9 @@ class Run(msgspec.Struct, frozen=True, gc=False):
 
     segment: int
     offset: int
-    rows: array[int]
-    sizes: array[int]
-    inputs: array[int] | None = None
+    rows: "array[int]"  # quoted: the class takes no subscript before Python 3.12
+    sizes: "array[int]"
+    inputs: "array[int] | None" = None
 
     def __len__(self) -> int:
         return len(self.rows)

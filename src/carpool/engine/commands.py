@@ -1,6 +1,6 @@
 """What the engine wants done.
 
-The outcome of `Upload`, `Create`, `Find`, `Check` and `Collect` comes back as an event.
+The outcome of each `Step` comes back as an event, or as `Failed` for its `keys`.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,12 +23,22 @@ class Upload(msgspec.Struct, frozen=True, gc=False):
 
     batch: PackedBatch
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Name the batches this is for."""
+        return (self.batch.key,)
+
 
 class Create(msgspec.Struct, frozen=True, gc=False):
     """Create the batch of an uploaded file."""
 
     batch: PackedBatch
     file_id: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Name the batches this is for."""
+        return (self.batch.key,)
 
 
 class Find(msgspec.Struct, frozen=True, gc=False):
@@ -40,6 +50,7 @@ class Find(msgspec.Struct, frozen=True, gc=False):
 class Check(msgspec.Struct, frozen=True, gc=False):
     """Ask how these batches stand; the newest first."""
 
+    keys: tuple[str, ...]
     remote_ids: tuple[str, ...]
 
 
@@ -48,6 +59,11 @@ class Collect(msgspec.Struct, frozen=True, gc=False):
 
     key: str
     status: BatchStatus
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Name the batches this is for."""
+        return (self.key,)
 
 
 class Settle(msgspec.Struct, frozen=True, gc=False):
@@ -84,4 +100,5 @@ class Discard(msgspec.Struct, frozen=True, gc=False):
     segment: int
 
 
-Command: TypeAlias = Record | Upload | Create | Find | Check | Collect | Settle | Fail | Cancel | Delete | Discard
+Step: TypeAlias = Upload | Create | Find | Check | Collect
+Command: TypeAlias = Record | Step | Settle | Fail | Cancel | Delete | Discard

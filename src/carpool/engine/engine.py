@@ -101,6 +101,7 @@ class Engine:
         self._agenda: Agenda[Name] = Agenda()
         self._pace = Pace(limits.creations_per_hour)
         self._packed_count = 0
+        self.created = 0  # batches
         self._leaving = False
         self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
             Accepted: self._accepted,
@@ -208,6 +209,7 @@ class Engine:
         if batch.stage is not Stage.LOST:
             batch.opened_at = now
         batch.step(Step.CREATED)
+        self.created += 1
         batch.status = event.status
         self._keys[event.status.id] = batch.key
         return self._give_up(batch) if self._leaving else self._heard(batch, event.status, now)
@@ -345,7 +347,10 @@ class Engine:
     # --- what goes wrong
 
     def _failed(self, event: Failed, now: float) -> list[Command]:
-        batch, failure = self._batches[event.key], event.failure
+        batches = map(self._batches.__getitem__, event.keys)
+        return [command for batch in batches for command in self._failed_step(batch, event.failure, now)]
+
+    def _failed_step(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         do = ON_FAILURE.get((batch.stage, failure.kind), Do.FAIL)
         if batch.failing_since is None:
             batch.failing_since = now
@@ -409,7 +414,8 @@ class Engine:
             commands.append(Find(tuple(lost)))
         if open_:
             open_.sort(key=lambda batch: batch.opened_at, reverse=True)
-            commands.append(Check(tuple(batch.remote_id or "" for batch in open_)))
+            keys = tuple(batch.key for batch in open_)
+            commands.append(Check(keys, tuple(batch.remote_id or "" for batch in open_)))
         return commands
 
     # --- leaving
@@ -419,7 +425,10 @@ class Engine:
         return [command for batch in self._batches.values() for command in self._give_up(batch)]
 
     def _give_up(self, batch: Batch) -> list[Command]:
-        """Cancel what runs and delete what was uploaded; what is under way is given up when its outcome comes."""
-        cancel = [Cancel(batch.remote_id)] if batch.stage is Stage.OPEN and batch.remote_id else []
-        delete = [Delete((batch.file_id,))] if batch.file_id and batch.stage is not Stage.UPLOADED else []
-        return [*cancel, *delete]
+        """Cancel what runs and delete its input; what is under way is given up when its outcome comes.
+
+        The answers of an ended batch are paid for: its files stay, unless they are collected in time.
+        """
+        if batch.stage is not Stage.OPEN or batch.remote_id is None or batch.file_id is None:
+            return []
+        return [Cancel(batch.remote_id), Delete((batch.file_id,))]

@@ -67,9 +67,9 @@ class NotFound(msgspec.Struct, frozen=True, gc=False):
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):
-    """Fact: the step that a batch was at did not succeed."""
+    """Fact: the step that these batches were at did not succeed."""
 
-    key: str
+    keys: tuple[str, ...]
     failure: Failure
 
 

@@ -70,22 +70,23 @@ class _Line(msgspec.Struct, gc=False):
 _line_decoder = msgspec.json.Decoder(_Line)
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 def parse_row(line: bytes) -> Row:
     """Read one line of an output or error file in any form seen (traps 6, 9); ValueError when it is none."""
     try:
         row = _line_decoder.decode(line)
-        body = bytes(row.response.body) if row.response is not None else b""
+        reply = row.response
+        # The body is copied: a view would keep the whole line alive.
+        body = bytes(reply.body) if reply is not None else b""
     except msgspec.ValidationError:
         return _parse_oddity(line)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise ValueError(f"not a row: {exc}") from exc
-    if row.response is None or row.error != _NULL or body[:1] == b'"':
-        return _parse_oddity(line)
-    # The body is copied: a view would keep the whole line alive.
-    return Row(row.custom_id, row.response.status_code, row.response.request_id or "", body)
-
-
-_NULL = msgspec.Raw(b"null")
+    if reply is not None and 200 <= reply.status_code < 300 and row.error == _NULL and body[:1] != b'"':
+        return Row(row.custom_id, reply.status_code, reply.request_id or "", body)
+    return _parse_oddity(line)
 
 
 def _parse_oddity(line: bytes) -> Row:
@@ -95,12 +96,13 @@ def _parse_oddity(line: bytes) -> Row:
     reply = row.get("response")
     reply = reply if isinstance(reply, dict) else {}
     status, request_id, body = reply.get("status_code"), reply.get("request_id"), reply.get("body")
+    status = status if isinstance(status, int) else 0
     code, message = describe(row.get("error"))
-    if not reply and not code:
-        code, message = "no_response", "The row holds neither a response nor an error."
+    if not code and not 200 <= status < 300:
+        code, message = describe(body) if reply else ("no_response", "The row holds neither a response nor an error.")
     return Row(
         row["custom_id"],
-        status if isinstance(status, int) else 0,
+        status,
         request_id if isinstance(request_id, str) else "",
         body.encode() if isinstance(body, str) else _encoder.encode(body),
         code,

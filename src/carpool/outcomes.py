@@ -1,0 +1,61 @@
+"""What a caller gets: the answer in a row, or the error that says what happened."""
+
+from .errors import (
+    AuthenticationFailed,
+    CarpoolError,
+    JournalError,
+    LimitExceeded,
+    RequestCancelled,
+    RequestExpired,
+    RequestFailed,
+    RequestRejected,
+    ResultMissing,
+)
+from .models import Failure, Response, Row
+
+_OF_REQUESTS: dict[str, type[RequestFailed]] = {
+    "rejected": RequestRejected,
+    "expired": RequestExpired,
+    "cancelled": RequestCancelled,
+    "missing": ResultMissing,
+}
+_OF_SETTINGS: dict[str, type[CarpoolError]] = {
+    "auth": AuthenticationFailed,
+    "disk": JournalError,
+    "full": LimitExceeded,
+}
+# The documented codes of rows without a response (contracts A7).
+_OF_CODES: dict[str, type[RequestFailed]] = {"batch_expired": RequestExpired, "batch_cancelled": RequestCancelled}
+
+
+def response_of(row: Row, batch_id: str) -> Response:
+    """Give the answer in a row that is `ok`."""
+    return Response(row.custom_id, batch_id, row.request_id, row.status_code, row.body)
+
+
+def error_of_row(row: Row, batch_id: str) -> RequestFailed:
+    """Say why a row holds no answer."""
+    kind = _OF_CODES.get(row.code)
+    if kind is None:
+        kind = RequestRejected if 400 <= row.status_code < 500 and row.status_code not in (408, 429) else RequestFailed
+    return kind(
+        row.message or f"The provider answered with status {row.status_code}.",
+        status_code=row.status_code or None,
+        code=row.code or None,
+        custom_id=row.custom_id,
+        batch_id=batch_id,
+    )
+
+
+def error_of_failure(failure: Failure, custom_id: str, batch_id: str | None) -> CarpoolError:
+    """Say why a request ended without a row."""
+    other = _OF_SETTINGS.get(failure.kind)
+    if other is not None:
+        return other(failure.message)
+    return _OF_REQUESTS.get(failure.kind, RequestFailed)(
+        failure.message,
+        status_code=failure.status_code,
+        code=failure.code,
+        custom_id=custom_id,
+        batch_id=batch_id,
+    )

@@ -1,0 +1,150 @@
+"""Carry out the engine's steps: drive a provider's flow over the wire, and report how it went."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, TypeVar
+
+from .engine.commands import Cancel, Check, Collect, Create, Delete, Discard, Find, Step, Upload
+from .engine.events import Answered, Checked, Collected, Created, Event, Failed, NotFound, Uploaded
+from .models import Call, CallFailed, Failure, Flow, Reply, Row
+from .providers import Provider
+from .providers.jsonl import Lines
+from .spool import Spool
+from .wire import Wire
+
+T = TypeVar("T")
+Chore: TypeAlias = Cancel | Delete | Discard
+
+log = logging.getLogger("carpool")
+
+_SLICE = 1_000  # rows parsed and settled at once: some milliseconds of the event loop
+
+
+async def drive(flow: Flow[T], send: Callable[[Call], Awaitable[Reply]]) -> T:
+    """Run a flow to its result; `CallFailed` when it fails."""
+    try:
+        call = next(flow)
+        while True:
+            call = flow.send(await send(call))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+class Performer:
+    """Carry out one command at a time or many at once; `feed` takes what comes of them."""
+
+    def __init__(
+        self, provider: Provider, wire: Wire, spool: Spool, feed: Callable[[Event], None], *, keep_remote_files: bool
+    ) -> None:
+        self._provider = provider
+        self._wire = wire
+        self._spool = spool
+        self._feed = feed
+        self._keep_remote_files = keep_remote_files
+        self._downloads = 0
+
+    async def step(self, command: Step) -> None:
+        """Carry out a step; whatever goes wrong is reported to the engine."""
+        try:
+            match command:
+                case Upload():
+                    await self._upload(command)
+                case Create():
+                    await self._create(command)
+                case Find():
+                    await self._find(command)
+                case Check():
+                    await self._check(command)
+                case Collect():
+                    await self._collect(command)
+        except CallFailed as exc:
+            failure = exc.failure
+        except OSError as exc:
+            failure = Failure("disk", f"The spool cannot be used: {exc}. Free some room or set TMPDIR.")
+        except Exception as exc:
+            log.exception("%s failed by a fault of carpool's own", type(command).__name__)
+            failure = Failure("failed", f"A fault of carpool's own: {exc!r}")
+        else:
+            return
+        log.warning("%s of %s: %s", type(command).__name__, ", ".join(command.keys), failure.message)
+        self._feed(Failed(command.keys, failure))
+
+    async def chore(self, command: Chore) -> None:
+        """Carry out what nobody waits for; a failure is logged."""
+        try:
+            match command:
+                case Cancel():
+                    await self._tidy(self._provider.cancel(command.remote_id))
+                case Delete() if not self._keep_remote_files:
+                    for file_id in command.file_ids:
+                        await self._tidy(self._provider.delete(file_id))
+                case Discard():
+                    await self._spool.discard(command.segment)
+        except (CallFailed, OSError) as exc:
+            log.warning("%r: %s", command, exc)
+
+    async def _upload(self, command: Upload) -> None:
+        await self._spool.write(command.batch.runs)
+        file_id = await drive(self._provider.upload(command.batch), self._wire.send)
+        self._feed(Uploaded(command.batch.key, file_id))
+
+    async def _create(self, command: Create) -> None:
+        status = await drive(self._provider.create(command.batch, command.file_id), self._wire.send)
+        log.info("batch %s of %d bytes created as %s", command.batch.key, command.batch.size, status.id)
+        self._feed(Created(command.batch.key, status))
+
+    async def _find(self, command: Find) -> None:
+        missing = dict.fromkeys(command.keys)
+        for status in await drive(self._provider.find(command.keys), self._wire.send):
+            if status.key in missing:
+                del missing[status.key]
+                self._feed(Created(status.key, status))
+        if missing:
+            self._feed(NotFound(tuple(missing)))
+
+    async def _check(self, command: Check) -> None:
+        statuses = await drive(self._provider.check(command.remote_ids), self._wire.send)
+        self._feed(Checked(command.remote_ids, statuses))
+
+    async def _collect(self, command: Collect) -> None:
+        for call in self._provider.collect(command.status):
+            self._downloads += 1
+            name = f"download-{self._downloads}.jsonl"
+            try:
+                await self._download(command.key, call, name)
+            finally:
+                await self._spool.remove(name)
+        self._feed(Collected(command.key))
+
+    async def _download(self, key: str, call: Call, name: str) -> None:
+        """Stream a file to disk and settle its rows as they come; cut on "\\n" alone."""
+        lines = Lines()
+        offset = 0
+
+        async def receive(chunk: bytes) -> None:
+            nonlocal offset
+            await self._spool.save(name, offset, chunk)
+            offset += len(chunk)
+            self._answer(key, lines.feed(chunk))
+
+        reply = await self._wire.send(call, receive)
+        if not 200 <= reply.status < 300:
+            raise CallFailed(self._provider.refused(reply))
+        self._answer(key, lines.close())
+
+    def _answer(self, key: str, lines: list[bytes]) -> None:
+        for start in range(0, len(lines), _SLICE):
+            rows: list[Row] = []
+            for line in lines[start : start + _SLICE]:
+                try:
+                    rows.append(self._provider.parse_row(line))
+                except ValueError as exc:
+                    if line.strip():
+                        log.warning("a line in the files of batch %s is %s", key, exc)
+            self._feed(Answered(key, rows))
+
+    async def _tidy(self, call: Call) -> None:
+        reply = await self._wire.send(call)
+        if not 200 <= reply.status < 300 and reply.status != 404:
+            log.warning("%s %s: %s", call.method, call.path, self._provider.refused(reply).message)

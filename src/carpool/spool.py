@@ -1,0 +1,243 @@
+"""The spool: accepted lines on disk, in append-only segments, and the files that come back.
+
+Lines gather in memory until they make a chunk or are about to be uploaded, and are then written in a worker thread.
+Where a line will lie is known when it is accepted, so nobody waits for the disk.
+"""
+
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+
+from .models import Lane, Run
+
+CHUNK = 2**20  # bytes: lines are written, and read, so many at a time
+SEGMENT = 32 * 2**20  # bytes: a segment that has grown so large is closed, and dropped when all its rows are settled
+
+Frame = tuple[bytes, bytes, bytes]
+Range = tuple[int, int, int]  # segment, offset, length
+
+
+class RunSync(Protocol):
+    """Run a blocking function elsewhere and give its result."""
+
+    def __call__(self, func: Callable[..., Any], /, *args: object) -> Awaitable[Any]:
+        """Run it."""
+        ...
+
+
+class _Tail:
+    """Hold the growing end of one lane's spool: the lines not written yet, the rows not reported yet."""
+
+    __slots__ = (
+        "count_inputs",
+        "end",
+        "frame",
+        "inputs",
+        "lines",
+        "rows",
+        "segment",
+        "sizes",
+        "unreported",
+        "unwritten",
+    )
+
+    def __init__(self, frame: Frame, segment: int, *, count_inputs: bool) -> None:
+        self.frame = frame
+        self.count_inputs = count_inputs
+        self.begin(segment)
+
+    def begin(self, segment: int) -> None:
+        self.segment = segment
+        self.end = self.unwritten = 0  # offsets: behind the last line, and of the first that is not written
+        self.lines: list[bytes] = []
+        self.report()
+
+    def report(self) -> None:
+        self.unreported = self.end  # offset of the first line that is not reported
+        self.rows = array("Q")
+        self.sizes = array("I")
+        self.inputs = array("I") if self.count_inputs else None
+
+
+class Spool:
+    """Keep lines until they are settled, in a temporary folder that goes with `aclose`.
+
+    `frame` gives the constant parts of a lane's lines.
+    """
+
+    def __init__(self, frame: Callable[[Lane], Frame], run_sync: RunSync) -> None:
+        self._frame = frame
+        self._run_sync = run_sync
+        self._tails: dict[tuple[str, str], _Tail] = {}
+        self._reports: list[tuple[Lane, Run]] = []
+        self._sealed: list[tuple[int, int, list[bytes]]] = []
+        self._segments = 0
+        self._folder: Path | None = None
+        self._writing = anyio.Lock()
+
+    # --- accepting: no I/O, nothing awaited
+
+    def add(self, endpoint: str, model: str, number: int, body: bytes, inputs: int) -> None:
+        """Append a line; `inputs` is 0 where the endpoint does not count them."""
+        tail = self._tails.get((endpoint, model))
+        if tail is None:
+            tail = self._tails[endpoint, model] = self._new_tail(Lane(endpoint, model), inputs)
+        head, middle, end = tail.frame
+        line = b"".join((head, b"%d" % number, middle, body, end))
+        tail.lines.append(line)
+        tail.rows.append(number)
+        size = len(line)
+        tail.sizes.append(size)
+        tail.end += size
+        if tail.inputs is not None:
+            tail.inputs.append(inputs)
+        if tail.end - tail.unwritten >= CHUNK:
+            self._seal(tail)
+            if tail.end >= SEGMENT:
+                self._report(Lane(endpoint, model), tail)
+                tail.begin(self._next_segment())
+
+    def accepted(self) -> list[tuple[Lane, Run]]:
+        """Take out the rows that were added since the last time."""
+        for lane, tail in self._tails.items():
+            self._report(Lane(*lane), tail)
+        reports, self._reports = self._reports, []
+        return reports
+
+    @property
+    def has_chunks(self) -> bool:
+        """Tell whether a whole chunk waits to be written."""
+        return bool(self._sealed)
+
+    def _new_tail(self, lane: Lane, inputs: int) -> _Tail:
+        return _Tail(self._frame(lane), self._next_segment(), count_inputs=inputs > 0)
+
+    def _next_segment(self) -> int:
+        self._segments += 1
+        return self._segments
+
+    def _report(self, lane: Lane, tail: _Tail) -> None:
+        if tail.rows:
+            self._reports.append((lane, Run(tail.segment, tail.unreported, tail.rows, tail.sizes, tail.inputs)))
+            tail.report()
+
+    def _seal(self, tail: _Tail) -> None:
+        if tail.lines:
+            self._sealed.append((tail.segment, tail.unwritten, tail.lines))
+            tail.lines = []
+            tail.unwritten = tail.end
+
+    # --- the disk
+
+    async def write(self, runs: Iterable[Run] = ()) -> None:
+        """Write whole chunks, and what these runs lie in; after an OSError what was not written is tried again."""
+        wanted = {run.segment for run in runs}
+        for tail in self._tails.values():
+            if tail.segment in wanted:
+                self._seal(tail)
+        async with self._writing:
+            chunks = self._sealed[:]
+            if chunks:
+                await self._run_sync(self._write, chunks)
+                del self._sealed[: len(chunks)]
+
+    def read(self, runs: Collection[Run]) -> AsyncIterator[bytes]:
+        """Stream the lines of these runs in chunks; they must have been written."""
+        return _Reading(_chunks(runs), self._read, self._run_sync)
+
+    async def save(self, name: str, offset: int, content: bytes) -> None:
+        """Write a part of a downloaded file."""
+        await self._run_sync(self._save, name, offset, content)
+
+    async def remove(self, name: str) -> None:
+        """Remove a downloaded file."""
+        await self._run_sync(self._remove, name)
+
+    async def discard(self, segment: int) -> None:
+        """Remove a segment."""
+        await self._run_sync(self._remove, _name(segment))
+
+    async def aclose(self) -> None:
+        """Remove everything."""
+        async with self._writing:
+            if self._folder is not None:
+                await self._run_sync(shutil.rmtree, self._folder, True)
+                self._folder = None
+
+    def _path(self, name: str) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="carpool-"))
+        return self._folder / name
+
+    def _write(self, chunks: list[tuple[int, int, list[bytes]]]) -> None:
+        for segment, offset, lines in chunks:
+            self._save(_name(segment), offset, b"".join(lines))
+
+    def _save(self, name: str, offset: int, content: bytes) -> None:
+        # At its own offset: what a failed try left behind is written over.
+        file = os.open(self._path(name), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(content)
+            while view:
+                written = os.pwrite(file, view, offset)
+                view, offset = view[written:], offset + written
+        finally:
+            os.close(file)
+
+    def _read(self, ranges: list[Range]) -> bytes:
+        return b"".join(self._read_range(*range_) for range_ in ranges)
+
+    def _read_range(self, segment: int, offset: int, length: int) -> bytes:
+        with self._path(_name(segment)).open("rb", buffering=0) as file:
+            content = os.pread(file.fileno(), length, offset)
+        if len(content) != length:
+            raise OSError(f"spool segment {segment} holds {len(content)} of {length} bytes at {offset}")
+        return content
+
+    def _remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+
+def _name(segment: int) -> str:
+    return f"segment-{segment}.jsonl"
+
+
+def _chunks(runs: Iterable[Run]) -> Iterator[list[Range]]:
+    """Cut runs into ranges that together make a chunk, so that many small ones cost one thread hop."""
+    ranges: list[Range] = []
+    room = CHUNK
+    for run in runs:
+        offset, left = run.offset, run.size
+        while left:
+            length = min(left, room)
+            ranges.append((run.segment, offset, length))
+            offset, left, room = offset + length, left - length, room - length
+            if not room:
+                yield ranges
+                ranges, room = [], CHUNK
+    if ranges:
+        yield ranges
+
+
+class _Reading:
+    """Iterate over chunks: no async generator, which a broken upload would leave half run."""
+
+    def __init__(self, chunks: Iterator[list[Range]], read: Callable[[list[Range]], bytes], run_sync: RunSync) -> None:
+        self._chunks = chunks
+        self._read = read
+        self._run_sync = run_sync
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for ranges in self._chunks:
+            content: bytes = await self._run_sync(self._read, ranges)
+            return content
+        raise StopAsyncIteration
