@@ -1,0 +1,1 @@
+"""Measure what carpool costs beside the straight line: the same bytes moved by the shortest program that can."""

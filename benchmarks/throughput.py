@@ -1,0 +1,80 @@
+"""CPU and memory of awaited calls beside the straight line, each in a process of its own, the server in another.
+
+    python -m benchmarks.throughput [--runs 5] [--counts 50000 200000]
+
+Absolute figures are those of this machine and this hour; the ratios, of medians of the same run, are what counts.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CPU_BAR = 1.5  # times the floor's CPU a call
+MEMORY_BAR = 1536  # bytes a call above the floor's peak
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """Run the emulator in a process of its own and give its URL."""
+    server = subprocess.Popen([sys.executable, "-m", "benchmarks.server"], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield server.stdout.readline().strip()
+    finally:
+        server.communicate()
+
+
+def measure(program: str, count: int, *options: str) -> dict[str, float]:
+    """Run a program in a process of its own, against a fresh server, and give what it printed."""
+    with served() as url:
+        command = [sys.executable, "-m", f"benchmarks.{program}", str(count), url, *options]
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    figures: dict[str, float] = json.loads(result.stdout)
+    return figures
+
+
+def compare(count: int, runs: int, *options: str) -> tuple[str, bool]:
+    """Measure floor and pool by turns; gives a line of the table, and whether both bars are kept."""
+    results: dict[str, list[dict[str, float]]] = {"floor": [], "pooled": []}
+    for _ in range(runs):
+        for program, figures in results.items():
+            figures.append(measure(program, count, *options))
+    middle: dict[str, dict[str, Any]] = {
+        program: {name: statistics.median(run[name] for run in figures) for name in figures[0]}
+        for program, figures in results.items()
+    }
+    line, pool = middle["floor"], middle["pooled"]
+    ratio = pool["cpu_us"] / line["cpu_us"]
+    extra = (pool["peak"] - line["peak"]) / count
+    text = (
+        f"| {count:,} {' '.join(options)} | {line['cpu_us']:.1f} | {pool['cpu_us']:.1f} | {ratio:.2f} "
+        f"| {line['peak'] / 1e6:.0f} | {pool['peak'] / 1e6:.0f} | {extra:.0f} | {line['wall_s']:.1f} | {pool['wall_s']:.1f} |"
+    )
+    return text, ratio <= CPU_BAR and extra <= MEMORY_BAR
+
+
+def main() -> None:
+    """Print the table; exit 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--counts", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument("--uvloop", action="store_true")
+    options = parser.parse_args()
+    print("| calls | floor, CPU us a call | carpool | ratio | floor, peak MB | carpool | extra bytes a call | floor, s | carpool |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    kept = True
+    for count in options.counts:
+        line, good = compare(count, options.runs, *(["uvloop"] if options.uvloop else []))
+        print(line, flush=True)
+        kept = kept and good
+    print(f"bars: ratio at most {CPU_BAR}, at most {MEMORY_BAR} extra bytes a call: {'kept' if kept else 'MISSED'}")
+    sys.exit(not kept)
+
+
+if __name__ == "__main__":
+    main()
