@@ -33,6 +33,7 @@ ENDPOINTS = (
     "/v1/responses",
 )
 _KEY = "carpool"  # the name in a batch's metadata under which the client key stands
+_FRAME = 256  # bytes that an input line has around its body, at most
 _PAGE = 100  # batches on a page of the listing, the most that may be asked for
 _FIND_PAGES = 20  # a lost creation is minutes old: it stands among the newest 2,000
 
@@ -61,6 +62,8 @@ class OpenAI:
         if endpoint not in ENDPOINTS:
             raise Unbatchable(f"No batches for the endpoint {endpoint!r}. Use one of {', '.join(ENDPOINTS)}.")
         encoded = jsonl.encode_body(body)
+        if len(encoded) + _FRAME > self.limits.bytes:
+            raise LimitExceeded(f"A body of {len(encoded):,} bytes; a whole file takes {self.limits.bytes:,}. Shorten it.")
         try:
             peek = (_peek_input if endpoint == "/v1/embeddings" else _peek).decode(encoded)
         except (msgspec.MsgspecError, RecursionError) as exc:

@@ -1,0 +1,18 @@
+"""The commands, gathered."""
+
+import typer
+
+from .emulate import emulate
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(emulate)
+
+
+@app.callback()
+def carpool() -> None:
+    """Single LLM calls that ride together through the provider's Batch API at half the price."""

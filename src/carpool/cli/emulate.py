@@ -1,0 +1,127 @@
+"""`carpool emulate`: the emulator as a command."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+Seconds = Annotated[float, typer.Option(min=0, metavar="SECONDS")]
+Rate = Annotated[float, typer.Option(min=0, max=1, metavar="RATE")]
+
+
+def emulate(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any free port.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback open it to the network.")] = (
+        "127.0.0.1"
+    ),
+    upstream: Annotated[
+        str | None, typer.Option(metavar="URL", help="An OpenAI-compatible server that answers; its URL ends in /v1.")
+    ] = None,
+    upstream_key: Annotated[
+        str | None, typer.Option(help="The key for the upstream.", envvar="UPSTREAM_API_KEY")
+    ] = None,
+    upstream_concurrency: Annotated[int, typer.Option(min=1, help="Upstream calls under way in each batch.")] = 16,
+    validating: Seconds = 0.0,
+    running: Seconds = 0.0,
+    finalizing: Seconds = 0.0,
+    cancelling: Seconds = 0.0,
+    window: Annotated[
+        float, typer.Option(min=0.001, metavar="SECONDS", help="When unfinished batches expire.")
+    ] = 86_400.0,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=TOKENS", help="An enqueued-token limit; * stands for all other models. Repeatable."
+        ),
+    ] = None,
+    lost_upload: Rate = 0.0,
+    lost_create: Rate = 0.0,
+    server_error: Rate = 0.0,
+    too_many: Rate = 0.0,
+    reset: Rate = 0.0,
+    api_key: Annotated[str | None, typer.Option(help="The only key let in; any key is without it.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the faults and the order of the rows.")] = 0,
+) -> None:
+    """Serve a local Files and Batches API, until Ctrl-C.
+
+    The four steps of a batch take the seconds given; faults strike at the rates given (0 to 1).
+
+    Exit codes: 0 after Ctrl-C or SIGTERM; 1 where it cannot serve, such as on a port in use;
+    2 where an option is wrong or an extra is missing.
+    """
+    try:
+        from ..testing import Emulator, Faults, Pace
+    except ModuleNotFoundError as exc:
+        raise _ended(2, f"the emulator needs {exc.name}: pip install 'carpool[emulator]'") from None
+    try:
+        emulator = Emulator(
+            host=host,
+            port=port,
+            upstream=upstream,
+            upstream_key=upstream_key,
+            upstream_concurrency=upstream_concurrency,
+            pace=Pace(
+                validating=validating, running=running, finalizing=finalizing, cancelling=cancelling, window=window
+            ),
+            enqueued_tokens=dict(map(_limit, limit or [])),
+            faults=Faults(
+                lost_upload=lost_upload,
+                lost_create=lost_create,
+                server_error=server_error,
+                too_many=too_many,
+                reset=reset,
+            ),
+            api_key=api_key,
+            seed=seed,
+        )
+    except ValueError as exc:
+        raise _ended(2, str(exc)) from None
+    _serve(emulator, api_key or "any")
+
+
+def _serve(emulator: Any, key: str) -> None:
+    with _until_signal() as stopped:
+        try:
+            emulator.__enter__()
+        except OSError as exc:
+            raise _ended(1, f"cannot serve at {emulator.url}: {exc.strerror or exc}") from None
+        try:
+            typer.echo(f"Serving at {emulator.url}; Ctrl-C ends it. To try it:")
+            typer.echo(f"  export OPENAI_BASE_URL={emulator.url}")
+            typer.echo(f"  export OPENAI_API_KEY={key}")
+            stopped.wait()
+        finally:
+            emulator.__exit__()
+    typer.echo(str(emulator.books()))
+
+
+@contextlib.contextmanager
+def _until_signal() -> Iterator[threading.Event]:
+    stopped = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
+
+
+def _limit(text: str) -> tuple[str, int]:
+    model, sign, tokens = text.rpartition("=")
+    number = tokens.replace("_", "").replace(",", "")
+    if not (sign and model and number.isdecimal()):
+        raise ValueError(f"--limit is MODEL=TOKENS, such as gpt-4o=90000, not {text!r}")
+    return model, int(number)
+
+
+def _ended(code: int, sentence: str) -> typer.Exit:
+    typer.echo(f"carpool: {sentence}", err=True)
+    return typer.Exit(code)

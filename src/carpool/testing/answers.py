@@ -1,0 +1,200 @@
+"""What the model says: an echo, or what a callable makes of the request."""
+
+import base64
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from .refusals import Refused
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer a request with any status; a body in bytes is JSON and is passed on as it is."""
+
+    status: int = 200
+    body: bytes | Mapping[str, Any] = b"{}"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Reply = Mapping[str, Any] | bytes | Answer
+Answering = Callable[[str, Body], Reply | Awaitable[Reply]]
+
+_encode = msgspec.json.Encoder().encode
+
+
+def whole(reply: Reply) -> tuple[int, bytes, Mapping[str, str]]:
+    """Give the status, the body as JSON and the headers of a reply."""
+    if isinstance(reply, bytes):
+        return 200, reply, {}
+    if isinstance(reply, Answer):
+        body = reply.body if isinstance(reply.body, bytes) else _encode(reply.body)
+        return reply.status, body, reply.headers
+    return 200, _encode(reply), {}
+
+
+def failure(exc: Exception) -> tuple[int, bytes, Mapping[str, str]]:
+    """Give the reply that an exception of an answer stands for: 500 unless it names a status."""
+    if not isinstance(exc, Refused):
+        exc = Refused(500, f"{type(exc).__name__}: {exc}", kind="server_error", code="server_error")
+    return exc.status, _encode(exc.body()), {}
+
+
+def echo(endpoint: str, body: Body) -> bytes:
+    """Give a proper response object of the endpoint that says the last text of the user again.
+
+    Stamps are 0 and ids follow from the text; tokens are a quarter of the characters.
+    """
+    return _ECHOES[endpoint](body)
+
+
+def last_text(content: object) -> str:
+    """Find the last text in a prompt, a message, a list of either, or their parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        return last_text(content.get("content", content.get("text")))
+    if isinstance(content, list):
+        users = [part for part in content if isinstance(part, dict) and part.get("role") == "user"] or content
+        return next((text for part in reversed(users) if (text := last_text(part))), "")
+    return ""
+
+
+def _tokens(text: str) -> int:
+    return max(1, len(text) // 4)
+
+
+def _chat(body: Body) -> bytes:
+    text = last_text(body.get("messages"))
+    tokens, said = _tokens(text), _encode(text)
+    return (
+        b'{"id":"chatcmpl-%08x","object":"chat.completion","created":0,"model":%b,"choices":[{"index":0,'
+        b'"message":{"role":"assistant","content":%b,"refusal":null},"logprobs":null,"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
+        b'"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}'
+    ) % (crc32(said), _encode(body.get("model")), said, tokens, tokens, 2 * tokens)
+
+
+def _response(body: Body) -> bytes:
+    text = last_text(body.get("input"))
+    tokens, name = _tokens(text), f"{crc32(text.encode()):08x}"
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    message = {"id": f"msg_{name}", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+    return _encode(
+        {
+            "id": f"resp_{name}",
+            "object": "response",
+            "created_at": 0,
+            "status": "completed",
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.get("instructions"),
+            "metadata": body.get("metadata") or {},
+            "model": body.get("model"),
+            "output": [message],
+            "parallel_tool_calls": True,
+            "temperature": 1.0,
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0,
+            "usage": {
+                "input_tokens": tokens,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": tokens,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": 2 * tokens,
+            },
+        }
+    )
+
+
+def _embedding(body: Body) -> bytes:
+    given = body.get("input")
+    whole_list = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
+    inputs = given if whole_list and isinstance(given, list) else [given]
+    size = body.get("dimensions") or 8
+    packed = body.get("encoding_format") == "base64"
+    vectors = [
+        {"object": "embedding", "index": index, "embedding": _vector(one, size, packed)}
+        for index, one in enumerate(inputs)
+    ]
+    tokens = sum(_tokens(one) if isinstance(one, str) else len(one or "") for one in inputs)
+    return _encode(
+        {
+            "object": "list",
+            "data": vectors,
+            "model": body.get("model"),
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+    )
+
+
+def _vector(one: object, size: int, packed: bool) -> list[float] | str:
+    seed = crc32(_encode(one))
+    # Multiples of 1/256 are exact in 32 bits, so both encodings say the same numbers.
+    numbers = [((seed * (index + 1) >> 7) % 512 - 256) / 256 for index in range(size)]
+    return base64.b64encode(struct.pack(f"<{size}f", *numbers)).decode() if packed else numbers
+
+
+def _completion(body: Body) -> bytes:
+    text = last_text(body.get("prompt"))
+    tokens = _tokens(text)
+    return _encode(
+        {
+            "id": f"cmpl-{crc32(text.encode()):08x}",
+            "object": "text_completion",
+            "created": 0,
+            "model": body.get("model"),
+            "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens},
+        }
+    )
+
+
+_HARMS = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+
+
+def _moderation(body: Body) -> bytes:
+    given = body.get("input")
+    texts = given if isinstance(given, list) and given and isinstance(given[0], str) else [given]
+    result = {
+        "flagged": False,
+        "categories": dict.fromkeys(_HARMS, False),
+        "category_scores": dict.fromkeys(_HARMS, 0.0),
+        "category_applied_input_types": {harm: ["text"] for harm in _HARMS},
+    }
+    name = f"modr-{crc32(_encode(given)):08x}"
+    return _encode({"id": name, "model": body.get("model"), "results": [result for _ in texts]})
+
+
+def _image(body: Body) -> bytes:
+    prompt = last_text(body.get("prompt"))
+    picture = {"b64_json": base64.b64encode(prompt.encode()).decode(), "revised_prompt": prompt}
+    tokens = _tokens(prompt)
+    usage = {
+        "input_tokens": tokens,
+        "input_tokens_details": {"text_tokens": tokens, "image_tokens": 0},
+        "output_tokens": 0,
+        "total_tokens": tokens,
+    }
+    return _encode({"created": 0, "data": [picture] * (body.get("n") or 1), "usage": usage})
+
+
+_ECHOES: dict[str, Callable[[Body], bytes]] = {
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completion,
+    "/v1/embeddings": _embedding,
+    "/v1/images/edits": _image,
+    "/v1/images/generations": _image,
+    "/v1/moderations": _moderation,
+    "/v1/responses": _response,
+}

@@ -1,0 +1,313 @@
+"""The life of the emulator: in a thread of its own behind a socket, or inline in the caller's event loop."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import uvicorn
+from anyio.abc import TaskGroup
+from starlette.types import ASGIApp
+
+from .account import Account, Batch
+from .answers import Answering, echo
+from .books import Books, Notes
+from .course import Setting, run_batch
+from .door import Door
+from .faults import Dice, Faults
+from .ledger import Ledger, OtherTokens
+from .pace import Pace
+from .server import Server
+from .store import Store
+from .upstream import Upstream
+from .validation import Count
+
+ORGANIZATION = "org-emulated"
+AT_ONCE = Pace()
+NO_FAULTS = Faults()
+
+
+class Emulator:
+    """Emulate the Files and Batches API of OpenAI, and its live endpoints.
+
+    `with` and `async with` (asyncio, trio) serve it at `url` from a thread; `async with emulator.inline()` runs its
+    batches in the caller's event loop, with `app` for an ASGI transport. One emulator is used once.
+
+    `answer` gives the answers, unless `upstream`, the URL of an OpenAI-compatible server ending in /v1, does, with
+    `upstream_key`; `upstream_concurrency` bounds the answers under way in each batch when they are awaited.
+    `enqueued_tokens` are limits by model, "*" for all others; `count` gives the prompt tokens of a body, None for a
+    quarter of its bytes; `other_tokens` are those that others have queued; `release_after` is in seconds.
+    `api_key` None takes any key; `models` None supports any model; `max_requests` is a batch's.
+    Raises ValueError for what makes no sense, and OSError on entering where the port cannot be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        answer: Answering = echo,
+        upstream: str | None = None,
+        upstream_key: str | None = None,
+        upstream_concurrency: int = 16,
+        pace: Pace = AT_ONCE,
+        enqueued_tokens: Mapping[str, int] | None = None,
+        count: Count | None = None,
+        other_tokens: OtherTokens | None = None,
+        release_after: float = 0.0,
+        faults: Faults = NO_FAULTS,
+        api_key: str | None = None,
+        models: Collection[str] | None = None,
+        max_requests: int = 50_000,
+        max_file_bytes: int = 200_000_000,
+        max_body_bytes: int = 64_000_000,
+        seed: int = 0,
+    ) -> None:
+        _check(port, upstream, answer, upstream_concurrency, enqueued_tokens, release_after)
+        _check_sizes(max_requests=max_requests, max_file_bytes=max_file_bytes, max_body_bytes=max_body_bytes)
+        self._host = host
+        self._port = port
+        self._upstream = None if upstream is None else partial(Upstream, upstream, upstream_key)
+        ledger = Ledger(enqueued_tokens, others=other_tokens, release_after=release_after, organization=ORGANIZATION)
+        self._account = Account(ledger, window=pace.window, organization=ORGANIZATION, seed=seed)
+        self._notes = Notes()
+        self._store = Store()
+        self._setting = Setting(
+            account=self._account,
+            store=self._store,
+            notes=self._notes,
+            pace=pace,
+            answer=answer,
+            concurrency=upstream_concurrency,
+            clock=self._clock,
+            count=count,
+            models=None if models is None else frozenset(models),
+            most=max_requests,
+            seed=seed,
+        )
+        server = Server(self._account, self._setting, self._start, max_file_bytes, max_body_bytes)
+        self.app: ASGIApp = Door(server.app(), self._notes, Dice(faults, seed), api_key)
+        self._group: TaskGroup | None = None
+        self._epoch = 0.0
+        self._used = False
+        self._thread: _Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The base URL, which ends in /v1."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}/v1"
+
+    def books(self) -> Books:
+        """Give what was run, called, billed and left so far; from any thread, and after the end too."""
+        return self._notes.close(self._account)
+
+    def inline(self) -> "Inline":
+        """Give an async context manager that runs the batches in the current event loop, on its clock."""
+        return Inline(self)
+
+    def __enter__(self) -> Self:
+        self._launch().wait()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread.join()
+
+    async def __aenter__(self) -> Self:
+        thread = self._launch()
+        # Looked at, not waited for in a worker thread: that thread would outlive the emulator.
+        while not thread.ready():  # noqa: ASYNC110 - no event reaches from a bare thread into any event loop
+            await anyio.sleep(0.002)
+        thread.wait()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._thread is None:
+            return
+        self._thread.stop()
+        with anyio.CancelScope(shield=True):
+            while not self._thread.ended():  # noqa: ASYNC110 - as above
+                await anyio.sleep(0.005)
+        self._thread.join()
+
+    def _launch(self) -> "_Thread":
+        self.use()
+        listener = _listen(self._host, self._port)
+        self._port = listener.getsockname()[1]
+        self._thread = _Thread(self, listener)
+        return self._thread
+
+    def use(self) -> None:
+        """Mark the emulator as used; raises RuntimeError the second time."""
+        if self._used:
+            raise RuntimeError("an Emulator is used once: make another one")
+        self._used = True
+
+    async def open(self, stack: AsyncExitStack, group: TaskGroup) -> None:
+        """Begin to run batches in a task group, until the stack is closed."""
+        stack.callback(self._store.close)
+        self._epoch = time.time() - anyio.current_time()
+        self._group = group
+        if self._upstream is not None:
+            self._setting.answer = await stack.enter_async_context(self._upstream())
+
+    def _clock(self) -> float:
+        return self._epoch + anyio.current_time()
+
+    def _start(self, batch: Batch) -> None:
+        if self._group is None:
+            raise RuntimeError("the emulator does not run: enter it first")
+        self._group.start_soon(run_batch, batch, self._setting)
+
+
+class Inline(AbstractAsyncContextManager[Emulator]):
+    """Run an emulator's batches in the current event loop; no thread, no socket."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+        self._group = anyio.create_task_group()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Emulator:
+        self._emulator.use()
+        await self._group.__aenter__()
+        await self._emulator.open(self._stack, self._group)
+        return self._emulator
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self._group.cancel_scope.cancel()
+        try:
+            if isinstance(exc, anyio.get_cancelled_exc_class()):
+                return await self._group.__aexit__(kind, exc, traceback)
+            # The body's own exception stays as it is: the group would wrap it.
+            await self._group.__aexit__(None, None, None)
+            return None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._stack.aclose()
+
+
+class _Thread:
+    """Serve an emulator with uvicorn in a daemon thread with an asyncio loop of its own."""
+
+    def __init__(self, emulator: Emulator, listener: socket.socket) -> None:
+        self._emulator = emulator
+        self._listener = listener
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        config = uvicorn.Config(
+            emulator.app,
+            http="h11",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=1,
+            backlog=2048,
+        )
+        self._server = _Uvicorn(config, self._ready.set)
+        self._thread = threading.Thread(target=self._run, name="carpool-emulator", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            anyio.run(self._serve)
+        except BaseException as exc:  # noqa: BLE001 - it is raised again in the thread that waits
+            self._error = exc
+        finally:
+            self._listener.close()
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        async with AsyncExitStack() as stack, anyio.create_task_group() as group:
+            await self._emulator.open(stack, group)
+            await self._server.serve([self._listener])
+            group.cancel_scope.cancel()
+
+    def ready(self) -> bool:
+        """Tell whether it serves, or failed to."""
+        return self._ready.is_set()
+
+    def wait(self) -> None:
+        """Wait until it serves; raises what ended it."""
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Ask it to end."""
+        self._server.should_exit = True
+
+    def ended(self) -> bool:
+        """Tell whether the thread is gone."""
+        return not self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait for the end of the thread; raises what ended it."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _check(
+    port: int,
+    upstream: str | None,
+    answer: Answering,
+    concurrency: int,
+    limits: Mapping[str, int] | None,
+    release_after: float,
+) -> None:
+    if not 0 <= port <= 65_535:
+        raise ValueError(f"port is 0 to 65535, not {port}")
+    if upstream is not None and answer is not echo:
+        raise ValueError("answer and upstream exclude each other")
+    if upstream is not None and not upstream.startswith(("http://", "https://")):
+        raise ValueError(f"upstream is a URL such as http://127.0.0.1:8000/v1, not {upstream!r}")
+    if concurrency < 1:
+        raise ValueError(f"upstream_concurrency is 1 or more, not {concurrency}")
+    if not callable(answer):
+        raise ValueError("answer is a callable that takes an endpoint and a body")
+    if any(limit < 0 for limit in (limits or {}).values()):
+        raise ValueError("an enqueued-token limit is 0 or more")
+    if release_after < 0:
+        raise ValueError(f"release_after is a number of seconds, 0 or more, not {release_after}")
+
+
+def _check_sizes(**sizes: Any) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is 1 or more, not {size}")

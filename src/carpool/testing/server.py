@@ -1,0 +1,251 @@
+"""The routes, on Starlette."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from .account import Account, Batch, File, check_expiry
+from .course import Setting
+from .door import refusal
+from .multipart import Form, read_form
+from .refusals import Refused, bad_type, bad_value, missing, out_of_range
+from .validation import ENDPOINTS
+
+PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
+FIRST_LINE = 1_000_000
+
+
+class Described(Protocol):
+    """Be a file or a batch."""
+
+    id: str
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@dataclass
+class Server:
+    """Answer requests from an account; `start` is called with each batch that was created."""
+
+    account: Account
+    setting: Setting
+    start: Callable[[Batch], None]
+    max_file_bytes: int
+    max_body_bytes: int
+
+    def app(self) -> Starlette:
+        """Give the application."""
+        routes = [
+            Route("/v1/files", self.upload, methods=["POST"]),
+            Route("/v1/files", self.list_files, methods=["GET"]),
+            Route("/v1/files/{id}", self.get_file, methods=["GET"]),
+            Route("/v1/files/{id}", self.delete_file, methods=["DELETE"]),
+            Route("/v1/files/{id}/content", self.content, methods=["GET"]),
+            Route("/v1/batches", self.create, methods=["POST"]),
+            Route("/v1/batches", self.list_batches, methods=["GET"]),
+            Route("/v1/batches/{id}", self.get_batch, methods=["GET"]),
+            Route("/v1/batches/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/v1/models", self.list_models, methods=["GET"]),
+            *(Route(endpoint, self.live, methods=["POST"]) for endpoint in ENDPOINTS),
+        ]
+        return Starlette(routes=routes, exception_handlers={Refused: _on_error, HTTPException: _on_error})
+
+    @property
+    def _now(self) -> float:
+        return self.setting.clock()
+
+    async def upload(self, request: Request) -> Response:
+        """Keep an uploaded file; one for batches must look like JSONL."""
+        content = self.setting.store.create()
+        try:
+            kind = request.headers.get("content-type", "")
+            form = await read_form(kind, request.stream(), content, self.max_file_bytes)
+            purpose, life = _check_form(form)
+            if purpose == "batch":
+                _check_first_line(form)
+        except BaseException:
+            content.discard()
+            raise
+        name = form.filename or "upload"
+        file = self.account.add_file(content, filename=name, purpose=purpose, now=self._now, life=life)
+        return _json(file.describe())
+
+    async def list_files(self, request: Request) -> Response:
+        """List files by page, the newest first unless asked otherwise."""
+        query = request.query_params
+        purpose, order = query.get("purpose"), query.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise bad_value("order", order, "'asc', 'desc'")
+        files = [file for file in self.account.list_files(self._now) if purpose in (None, file.purpose)]
+        return _page(request, files if order == "asc" else files[::-1], 10_000, 10_000)
+
+    async def get_file(self, request: Request) -> Response:
+        """Describe a file."""
+        return _json(self._file(request).describe())
+
+    async def delete_file(self, request: Request) -> Response:
+        """Delete a file."""
+        file_id = request.path_params["id"]
+        self.account.delete_file(file_id, self._now)
+        return _json({"id": file_id, "object": "file", "deleted": True})
+
+    async def content(self, request: Request) -> Response:
+        """Stream the bytes of a file."""
+        content = self._file(request).content
+
+        async def blocks() -> AsyncIterator[bytes]:
+            for block in content.blocks():
+                yield block
+
+        headers = {"content-length": str(content.size)}
+        return StreamingResponse(blocks(), media_type="application/octet-stream", headers=headers)
+
+    async def create(self, request: Request) -> Response:
+        """Create a batch; its content is judged later."""
+        batch = self.account.create(await self._body(request), self._now)
+        self.start(batch)
+        return _json(batch.describe())
+
+    async def list_batches(self, request: Request) -> Response:
+        """List batches by page, the newest first."""
+        return _page(request, list(self.account.batches.values())[::-1], 20, 100)
+
+    async def get_batch(self, request: Request) -> Response:
+        """Describe a batch."""
+        return _json(self.account.batch(request.path_params["id"]).describe())
+
+    async def cancel(self, request: Request) -> Response:
+        """Begin to cancel a batch."""
+        batch = self.account.cancel(request.path_params["id"], self._now)
+        scope = self.setting.scopes.get(batch.id)
+        if scope is not None and batch.status == "cancelling":
+            scope.cancel()
+        return _json(batch.describe())
+
+    async def list_models(self, _request: Request) -> Response:
+        """List the supported models, or where all are, those that batches have named."""
+        seen = {batch.model for batch in self.account.batches.values() if batch.model is not None}
+        names = sorted(seen if self.setting.models is None else self.setting.models)
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "emulator"} for name in names]
+        return _json({"object": "list", "data": models})
+
+    async def live(self, request: Request) -> Response:
+        """Answer a live call as a row would be answered."""
+        self.setting.notes.live += 1
+        body = await self._body(request)
+        if body.get("stream"):
+            raise Refused(400, "The emulator does not stream.", param="stream", code="unsupported_value")
+        if not body.get("model"):
+            raise Refused(400, "you must provide a model parameter")
+        try:
+            status, content, headers = await self.setting.reply(request.url.path, body)
+        except TimeoutError as exc:
+            raise Refused(504, "The request timed out.", kind="server_error") from exc
+        return Response(content, status, dict(headers), media_type="application/json")
+
+    def _file(self, request: Request) -> File:
+        return self.account.file(request.path_params["id"], self._now)
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        gathered, size = bytearray(), 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= self.max_body_bytes:
+                gathered += chunk
+            elif size > 2 * self.max_body_bytes:
+                break
+        if size > self.max_body_bytes:
+            raise Refused(413, f"The body is larger than the {self.max_body_bytes:,} bytes allowed.")
+        try:
+            body = msgspec.json.decode(gathered)
+        except (ValueError, RecursionError):
+            message = "We could not parse the JSON body of your request."
+            raise Refused(400, message) from None
+        if not isinstance(body, dict):
+            raise bad_type("body", "an object", body)
+        return body
+
+
+def _check_form(form: Form) -> tuple[str, float | None]:
+    if form.filename is None:
+        raise missing("file")
+    purpose = form.fields.get("purpose")
+    if not purpose:
+        raise missing("purpose")
+    if purpose not in PURPOSES:
+        raise bad_value("purpose", purpose, ", ".join(f"'{name}'" for name in PURPOSES))
+    anchor, seconds = form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return purpose, None
+    given: object = int(seconds) if seconds is not None and seconds.isdecimal() else seconds
+    expires = {"anchor": anchor, "seconds": given}
+    check_expiry("expires_after", expires)
+    return purpose, float(seconds or 0)
+
+
+def _check_first_line(form: Form) -> None:
+    """Refuse a file that is no JSONL at sight; a byte order mark is found later, at validation."""
+    with form.content.reading() as read:
+        start = read(0, FIRST_LINE)
+    line, feed, _ = start.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+    good = (form.filename or "").endswith(".jsonl")
+    if good and (feed or len(start) < FIRST_LINE):
+        try:
+            msgspec.json.decode(line)
+        except (ValueError, RecursionError):
+            good = False
+    if not good:
+        raise Refused(400, "Invalid file format for Batch API. Must be .jsonl")
+
+
+def _page(request: Request, entries: Sequence[Described], default: int, most: int) -> Response:
+    limit, after = _limit(request, default, most), request.query_params.get("after")
+    ids = [entry.id for entry in entries]
+    if after is not None and after not in ids:
+        raise Refused(404, f"No object found with id '{after}'.", param="after")
+    start = 0 if after is None else ids.index(after) + 1
+    shown = entries[start : start + limit]
+    return _json(
+        {
+            "object": "list",
+            "data": [entry.describe() for entry in shown],
+            "first_id": shown[0].id if shown else None,
+            "last_id": shown[-1].id if shown else None,
+            "has_more": start + limit < len(entries),
+        }
+    )
+
+
+def _limit(request: Request, default: int, most: int) -> int:
+    text = request.query_params.get("limit")
+    if text is None:
+        return default
+    try:
+        limit = int(text)
+    except ValueError:
+        raise bad_type("limit", "an integer", text) from None
+    if not 1 <= limit <= most:
+        raise out_of_range("limit", limit, 1, most)
+    return limit
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+async def _on_error(request: Request, exc: Exception) -> Response:
+    match exc:
+        case Refused():
+            return refusal(exc)
+        case HTTPException(status_code=405):
+            message = f"Not allowed to {request.method} on {request.url.path}."
+            return refusal(Refused(405, message, code="method_not_supported"))
+        case _:
+            return refusal(Refused(404, f"Invalid URL ({request.method} {request.url.path})", code="unknown_url"))

@@ -1,0 +1,64 @@
+"""What every test is held to: nothing may be left behind."""
+
+import gc
+import glob
+import os
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from virtual import VirtualLoop
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run each async test on both backends, on real time."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def virtual_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run a test on both backends, on virtual time."""
+    if request.param == "asyncio":
+        return "asyncio", {"loop_factory": VirtualLoop}
+    from trio.testing import MockClock
+
+    return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep apart from other runs on this machine."""
+    tempfile.tempdir = str(tmp_path_factory.mktemp("temporary"))
+    yield
+    tempfile.tempdir = None
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(_own_temporary_folder: None) -> Iterator[None]:
+    before = _leftovers()
+    yield
+    gc.collect()
+    after = _leftovers()
+    assert after[0] <= before[0], f"threads left: {after[0] - before[0]}"
+    assert after[1] <= before[1], f"folders left: {after[1] - before[1]}"
+
+
+def _leftovers() -> tuple[set[str], set[str]]:
+    # Both backends keep idle worker threads of their own for a while.
+    threads = {
+        t.name for t in threading.enumerate() if not t.name.startswith(("AnyIO worker", "Trio", "pytest_timeout"))
+    }
+    return threads, set(glob.glob(os.path.join(tempfile.gettempdir(), "carpool-*")))
+
+
+@pytest.fixture
+async def no_tasks_left(anyio_backend: object) -> AsyncIterator[None]:
+    """Fail when the test leaves a task of its own running, or a descriptor open."""
+    before = {task.id for task in anyio.get_running_tasks()}
+    yield
+    left = [task for task in anyio.get_running_tasks() if task.id not in before and "carpool" in repr(task)]
+    assert not left, left
