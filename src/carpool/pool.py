@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, overload
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
-import httpx2
 import msgspec
 
 from .collector import Collector
@@ -19,7 +19,7 @@ from .models import Body, Request, Response
 from .providers.openai import OpenAI
 from .spool import RunSync, Spool
 from .waiter import Waiter, current_runtime
-from .wire import Key, Wire
+from .wire import Key, Transport, Wire
 
 _BASE_URL = "https://api.openai.com/v1"
 _BREATH = 500  # calls accepted by `gather` before others get the event loop: a few milliseconds
@@ -29,7 +29,7 @@ class Ports(NamedTuple):
     """Replace what touches the world: threads and sockets."""
 
     run_sync: RunSync = anyio.to_thread.run_sync
-    transport: httpx2.AsyncBaseTransport | None = None
+    transport: Transport | None = None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -226,8 +226,8 @@ def _checked_key(key: Any) -> Key:
 
 
 def _checked_url(url: str) -> str:
-    parsed = httpx2.URL(url)
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError("base_url must be an http or https address such as https://api.openai.com/v1.")
     return url.rstrip("/")
 

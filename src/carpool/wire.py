@@ -22,6 +22,8 @@ Key: TypeAlias = str | Callable[[], str | Awaitable[str]]
 Read: TypeAlias = Callable[[tuple[Run, ...]], AsyncIterator[bytes]]
 Receive: TypeAlias = Callable[[bytes], Awaitable[None]]
 
+Transport: TypeAlias = httpx2.AsyncBaseTransport
+
 CHUNK = 2**20  # bytes: what is read, sent and received at once
 
 _TRIES = 6
@@ -48,7 +50,7 @@ class Wire:
         read: Read,
         *,
         headers: dict[str, str] | None = None,
-        transport: httpx2.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._key = key
         self._read = read

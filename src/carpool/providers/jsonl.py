@@ -127,13 +127,19 @@ class Lines:
     """Cut a stream of bytes into lines, on "\\n" alone: U+2028 and its kin stand raw inside JSON (traps 10)."""
 
     def __init__(self) -> None:
-        self._tail = b""
+        self._parts: list[bytes] = []  # of a line that is not complete
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Give the lines that are complete with this chunk."""
-        *lines, self._tail = (self._tail + chunk).split(b"\n")
+        first, *rest = chunk.split(b"\n")
+        self._parts.append(first)
+        if not rest:
+            return []
+        lines = [b"".join(self._parts), *rest]
+        self._parts = [lines.pop()]
         return lines
 
     def close(self) -> list[bytes]:
         """Give what stands behind the last line break."""
-        return [self._tail] if self._tail else []
+        tail = b"".join(self._parts)
+        return [tail] if tail else []

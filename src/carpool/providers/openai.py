@@ -63,7 +63,9 @@ class OpenAI:
             raise Unbatchable(f"No batches for the endpoint {endpoint!r}. Use one of {', '.join(ENDPOINTS)}.")
         encoded = jsonl.encode_body(body)
         if len(encoded) + _FRAME > self.limits.bytes:
-            raise LimitExceeded(f"A body of {len(encoded):,} bytes; a whole file takes {self.limits.bytes:,}. Shorten it.")
+            raise LimitExceeded(
+                f"A body of {len(encoded):,} bytes; a whole file takes {self.limits.bytes:,}. Shorten it."
+            )
         try:
             peek = (_peek_input if endpoint == "/v1/embeddings" else _peek).decode(encoded)
         except (msgspec.MsgspecError, RecursionError) as exc:

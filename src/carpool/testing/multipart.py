@@ -79,11 +79,11 @@ class Parts:
             },
         )
 
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
+    def _on_header_field(self, chunk: bytes, start: int, end: int) -> None:
+        self._header += chunk[start:end]
 
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+    def _on_header_value(self, chunk: bytes, start: int, end: int) -> None:
+        self._value += chunk[start:end]
 
     def _on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -98,13 +98,13 @@ class Parts:
         if self._is_file:
             self.form.filename = options[b"filename"].decode(errors="replace")
 
-    def _on_data(self, data: bytes, start: int, end: int) -> None:
+    def _on_data(self, chunk: bytes, start: int, end: int) -> None:
         if not self._is_file:
-            self._text += data[start:end]
+            self._text += chunk[start:end]
             if len(self._text) > FIELD_BYTES:
                 raise Refused(413, f"The form field '{self._name}' is too large.")
             return
-        self.form.content.write(data[start:end])
+        self.form.content.write(chunk[start:end])
         if self.form.content.size > self._most:
             raise Refused(413, f"The file is larger than the {self._most:,} bytes allowed.")
 

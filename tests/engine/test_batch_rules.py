@@ -1,0 +1,650 @@
+"""The tables of one batch: which status may follow which, what a failed step leads to, and who is to blame."""
+
+from collections.abc import Callable
+
+import pytest
+from engine_kit import (
+    LANE,
+    NOW,
+    Shell,
+    answer,
+    failures,
+    of,
+    only,
+    problem,
+    refused,
+    remote,
+    rows_of,
+    settled,
+    status,
+)
+
+from carpool.config import Timing
+from carpool.engine.batch import NEXT, is_end, is_news
+from carpool.engine.commands import Check, Collect, Command, Create, Delete, Discard, Fail, Find, Settle, Upload
+from carpool.engine.engine import LaneStats
+from carpool.engine.events import Answered, Checked, Collected, Created, Failed, NotFound, Uploaded
+from carpool.models import Failure, Row
+
+ENDS = ("failed", "completed", "expired", "cancelled")
+COURSE = ("validating", "in_progress", "finalizing", "cancelling")  # each may be skipped (contracts A5)
+FORWARD = [(known, seen) for at, known in enumerate(COURSE) for seen in (*COURSE[at + 1 :], *ENDS)]
+BACKWARD = [(known, seen) for at, known in enumerate(COURSE) for seen in COURSE[:at]]
+
+
+# --- statuses
+
+
+@pytest.mark.parametrize(("known", "seen"), FORWARD)
+def test_any_forward_jump_is_news(known: str, seen: str) -> None:
+    assert is_news(known, seen)
+
+
+@pytest.mark.parametrize(("known", "seen"), [*BACKWARD, *((end, seen) for end in ENDS for seen in NEXT)])
+def test_a_status_that_is_older_or_follows_an_end_is_no_news(known: str, seen: str) -> None:
+    assert not is_news(known, seen)
+
+
+@pytest.mark.parametrize("known", NEXT)
+def test_a_status_is_no_news_after_itself(known: str) -> None:
+    assert not is_news(known, known)
+
+
+def test_an_unknown_status_may_follow_any_but_an_end_and_anything_may_follow_it() -> None:
+    assert all(is_news(known, "scheduling") for known in COURSE)
+    assert not any(is_news(known, "scheduling") for known in ENDS)
+    assert all(is_news("scheduling", seen) for seen in NEXT)
+    assert not is_news("scheduling", "scheduling")
+
+
+def test_exactly_four_statuses_are_ends() -> None:
+    assert {name for name in [*NEXT, "scheduling", "unknown"] if is_end(name)} == set(ENDS)
+
+
+@pytest.mark.parametrize(("known", "seen"), FORWARD)
+def test_a_batch_that_jumps_forward_to_an_end_is_finished_and_to_another_status_asked_for_again(
+    known: str, seen: str
+) -> None:
+    shell = Shell()
+    key = shell.uploaded(1, 2).batch.key
+    shell.tell(Created(key, status(key, known)))
+
+    commands = shell.check(key, seen)
+
+    if seen in ENDS:
+        assert set(failures(commands)) == {1, 2}
+        assert not shell.engine.lanes()[0].batches
+    else:
+        assert commands == []
+        assert only(shell.wait(), Check).keys == (key,)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_batch_may_be_at_its_end_when_it_is_created(end: str) -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    assert set(failures(shell.tell(Created(key, status(key, end))))) == {1}
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "code"),
+    [
+        ("completed", "missing", None),
+        ("expired", "expired", "batch_expired"),
+        ("cancelled", "cancelled", "batch_cancelled"),
+        ("failed", "failed", None),
+    ],
+)
+def test_rows_that_no_file_mentions_end_as_their_batch_did(end: str, kind: str, code: str | None) -> None:
+    shell = Shell()
+    key = shell.opened(1, 2, 3)
+    shell.check(key, end, output="out")
+    shell.answered(key, 2)
+
+    commands = shell.tell(Collected(key))
+
+    assert failures(commands) == {1: kind, 3: kind}
+    assert {command.code for command in _reasons(commands)} == {code}
+
+
+def test_an_unknown_status_is_no_end() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    assert shell.check(key, "scheduling") == []
+    assert shell.check(key, "validating") == []
+    assert failures(shell.check(key, "completed")) == {1: "missing"}
+
+
+def test_a_listing_that_lags_is_ignored() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    shell.check(key, "finalizing")
+    assert shell.check(key, "validating", output="stale") == []
+    assert shell.check(key, "in_progress") == []
+
+    collect = only(shell.check(key, "completed", output="out", errors="err"), Collect)
+
+    assert (collect.status.output_file_id, collect.status.error_file_id) == ("out", "err")
+    assert collect.keys == (key,)
+
+
+def test_the_files_of_a_batch_are_deleted_when_its_rows_are_settled() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    shell.check(key, "completed", output="out", errors="err")
+    shell.answered(key, 1)
+    assert only(shell.tell(Collected(key)), Delete).file_ids == (f"file-{key}", "out", "err")
+
+
+# --- batches that the provider denies
+
+
+def test_a_batch_that_is_denied_right_after_its_creation_is_asked_for_again() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    for _ in range(5):
+        shell.wait()
+        assert shell.tell(Checked((remote(key),), [])) == []
+    assert settled(shell.check(key, "completed", output="out") + shell.answered(key, 1)) == [1]
+
+
+def test_a_batch_that_is_denied_for_ten_minutes_has_vanished_and_its_files_stay() -> None:
+    shell = Shell()
+    key = shell.opened(1, 2)
+    shell.wait()
+    while not (commands := shell.tell(Checked((remote(key),), []))):
+        shell.wait()
+    assert 600 <= shell.now - NOW < 700
+    assert failures(commands) == {1: "missing", 2: "missing"}
+    assert not of(commands, Delete)
+
+
+def test_one_denial_after_a_long_silence_is_not_yet_a_vanished_batch() -> None:
+    # The provider was out of reach for a quarter of an hour; the first listing it gives afterwards lags.
+    shell = Shell()
+    key = shell.opened(1)
+    while shell.now < NOW + 900:
+        assert of(shell.wait(), Check)
+        shell.tell(Failed((key,), refused("lost")))
+    shell.wait()
+    assert failures(shell.tell(Checked((remote(key),), []))) == {}
+
+
+# --- failed validation
+
+
+def test_a_failed_validation_condemns_the_rows_it_names_and_the_rest_travels_again() -> None:
+    shell = Shell()
+    key = shell.opened(11, 12, 13, 14)
+    problems = (problem("model_not_found", 2, "no such model"), problem("invalid_url", 4), problem("other"))
+
+    commands = shell.check(key, "failed", problems=problems)
+
+    assert failures(commands) == {12: "rejected", 14: "rejected"}
+    assert [(reason.message, reason.code) for reason in _reasons(commands)] == [
+        ("no such model", "model_not_found"),
+        ("bad", "invalid_url"),
+    ]
+    assert only(commands, Delete).file_ids == (f"file-{key}",)
+    assert rows_of(only(commands, Upload).batch.runs) == [11, 13]
+
+
+def test_rows_that_travel_again_go_before_those_that_came_later() -> None:
+    shell = Shell(Timing(linger=30))
+    key = shell.opened(1, 2, 3)
+    shell.accept(4, 5)
+    upload = only(shell.check(key, "failed", problems=(problem("invalid_url", 1),)), Upload)
+    assert rows_of(upload.batch.runs) == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("lines", [(None,), (0,), (9,), (None, 9)])
+def test_a_failed_validation_that_names_none_of_the_lines_condemns_all(lines: tuple[int | None, ...]) -> None:
+    shell = Shell()
+    key = shell.opened(1, 2)
+    commands = shell.check(key, "failed", problems=tuple(problem("empty_file", line, "is empty") for line in lines))
+    assert failures(commands) == {1: "rejected", 2: "rejected"}
+    (reason,) = _reasons(commands)
+    assert reason.code == "empty_file"
+    assert "is empty" in reason.message
+    assert ("1 more" in reason.message) == (len(lines) == 2)
+
+
+def test_after_a_validation_that_condemned_every_row_the_next_call_lingers_as_usual() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    assert failures(shell.check(key, "failed", problems=(problem("invalid_url", 1),))) == {1: "rejected"}
+    assert shell.accept(2) == []
+    assert shell.pause == pytest.approx(1.0)
+
+
+# --- steps that fail
+
+
+@pytest.mark.parametrize("kind", ["busy", "lost"])
+def test_an_upload_that_was_refused_for_now_is_repeated_after_a_pause(kind: str) -> None:
+    shell = Shell()
+    upload = shell.packed(1)
+    assert shell.tell(Failed(upload.keys, refused(kind))) == []
+    assert 1 <= shell.pause <= 2
+    again = only(shell.wait(), Upload)
+    assert again.batch.runs == upload.batch.runs
+    assert again.batch.again == (kind == "lost")
+
+
+@pytest.mark.parametrize("kind", ["busy", "gone"])
+def test_a_creation_that_was_refused_for_now_is_repeated_after_a_pause(kind: str) -> None:
+    shell = Shell()
+    create = shell.uploaded(1)
+    assert shell.tell(Failed(create.keys, refused(kind))) == []
+    assert 1 <= shell.pause <= 2
+    assert only(shell.wait(), Create) == create
+
+
+@pytest.mark.parametrize("kind", ["busy", "lost"])
+def test_a_check_that_failed_is_repeated_after_a_pause(kind: str) -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    check = only(shell.wait(), Check)
+    assert shell.tell(Failed(check.keys, refused(kind))) == []
+    assert only(shell.wait(), Check) == check
+    assert settled(shell.tell(Checked(check.remote_ids, [status(key, "completed", output="o")]))) == []
+
+
+@pytest.mark.parametrize("kind", ["busy", "lost"])
+def test_a_download_that_failed_is_repeated_after_a_pause_and_what_came_counts(kind: str) -> None:
+    shell = Shell()
+    key = shell.ended(1, 2)
+    assert settled(shell.answered(key, 1)) == [1]
+    assert shell.tell(Failed((key,), refused(kind))) == []
+    assert only(shell.wait(), Collect).key == key
+    assert settled(shell.answered(key, 1, 2)) == [2]
+    assert failures(shell.tell(Collected(key))) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("rejected", "rejected"), ("gone", "rejected"), ("full", "full"), ("auth", "auth"), ("disk", "disk")],
+)
+def test_an_upload_that_was_refused_for_good_fails_its_rows(kind: str, told: str) -> None:
+    shell = Shell()
+    upload = shell.packed(1, 2)
+    commands = shell.tell(Failed(upload.keys, refused(kind, "the cause", code="x", status_code=400)))
+    assert failures(commands) == {1: told, 2: told}
+    assert [(reason.message, reason.code, reason.status_code) for reason in _reasons(commands)] == [
+        ("the cause", "x", 400)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("rejected", "rejected"), ("auth", "auth"), ("failed", "failed"), ("disk", "disk")]
+)
+def test_a_creation_that_was_refused_for_good_fails_its_rows_and_its_input_is_deleted(kind: str, told: str) -> None:
+    shell = Shell()
+    create = shell.uploaded(1, 2)
+    commands = shell.tell(Failed(create.keys, refused(kind)))
+    assert failures(commands) == {1: told, 2: told}
+    assert only(commands, Delete).file_ids == (create.file_id,)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("rejected", "missing"), ("gone", "missing"), ("auth", "auth")])
+def test_answers_that_are_out_of_reach_for_good_are_missing_and_their_files_stay(kind: str, told: str) -> None:
+    shell = Shell()
+    key = shell.ended(1, 2)
+    shell.answered(key, 1)
+    commands = shell.tell(Failed((key,), refused(kind, "the cause")))
+    assert failures(commands) == {2: told}
+    assert "the cause" in _reasons(commands)[0].message
+    assert not of(commands, Delete)
+
+
+def test_a_check_that_was_refused_for_good_fails_the_rows_of_all_its_batches() -> None:
+    shell = Shell()
+    first, second = shell.opened(1), shell.opened(2)
+    shell.wait()
+    commands = shell.tell(Failed((second, first), refused("auth")))
+    assert failures(commands) == {1: "auth", 2: "auth"}
+
+
+@pytest.mark.parametrize(("stage", "hours"), [("packed", 0.25), ("uploaded", 0.25), ("open", 25.0), ("ended", 2.0)])
+def test_a_step_that_fails_for_too_long_fails_its_rows(stage: str, hours: float) -> None:
+    shell = Shell()
+    bring: dict[str, Callable[[], str]] = {
+        "packed": lambda: shell.packed(1).batch.key,
+        "uploaded": lambda: shell.uploaded(1).batch.key,
+        "open": lambda: shell.opened(1),
+        "ended": lambda: shell.ended(1),
+    }
+    key = bring[stage]()
+    if stage == "open":
+        shell.wait()
+    begin = shell.now
+    while not (commands := shell.tell(Failed((key,), refused("busy")))):
+        shell.wait()
+    assert hours * 3600 <= shell.now - begin <= hours * 3600 + 60
+    assert failures(commands) == {1: "missing" if stage in ("open", "ended") else "failed"}
+
+
+def test_creations_that_get_no_reply_for_too_long_fail_their_rows_though_listings_work() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    begin = shell.now
+    commands = shell.tell(Failed((key,), refused("lost")))
+    while not of(commands, Find) or shell.now < begin + 3_600:
+        if failures(commands):
+            break
+        if of(commands, Create):
+            commands = shell.tell(Failed((key,), refused("lost")))
+        elif of(commands, Find):
+            commands = shell.tell(NotFound((key,)))
+        else:
+            commands = shell.wait()
+    assert failures(commands) == {1: "failed"}
+
+
+# --- lost creations
+
+
+def test_a_lost_creation_is_looked_for_at_once_and_taken_up_when_found() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    assert only(shell.tell(Failed((key,), refused("lost"))), Find).keys == (key,)
+    assert shell.tell(Created(key, status(key, "in_progress"))) == []
+    assert only(shell.wait(), Check).remote_ids == (remote(key),)
+    assert shell.engine.created == 1
+
+
+def test_a_lost_creation_is_repeated_once_and_only_after_a_look_at_the_end_of_the_lookup() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    commands = shell.tell(Failed((key,), refused("lost")))
+    looks: list[float] = []
+    while not of(commands, Create):
+        assert only(commands, Find).keys == (key,)
+        looks.append(shell.now - NOW)
+        commands = shell.tell(NotFound((key,))) or shell.wait()
+    assert looks[-1] == pytest.approx(10.0)
+    assert all(look < 10.0 for look in looks[:-1])
+    assert len(looks) > 3
+    assert only(commands, Create).batch.key == key
+    assert shell.tell(Created(key, status(key, "validating"))) == []
+    assert only(shell.wait(), Check).keys == (key,)
+
+
+def test_a_reply_to_an_early_look_that_comes_late_does_not_repeat_the_creation() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    shell.tell(Failed((key,), refused("lost")))
+    assert shell.tell(NotFound((key,)), after=60) == []
+    assert only(shell.wait(), Find).keys == (key,)
+    assert only(shell.tell(NotFound((key,))), Create).batch.key == key
+
+
+@pytest.mark.parametrize("kind", ["busy", "lost"])
+def test_a_look_that_failed_is_repeated_after_a_pause(kind: str) -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    shell.tell(Failed((key,), refused("lost")))
+    assert shell.tell(Failed((key,), refused(kind))) == []
+    assert only(shell.wait(), Find).keys == (key,)
+
+
+def test_a_look_that_fails_for_too_long_fails_the_rows() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    shell.tell(Failed((key,), refused("lost")))
+    while not (commands := shell.tell(Failed((key,), refused("busy")))):
+        shell.wait()
+    assert 900 <= shell.now - NOW <= 960
+    assert failures(commands) == {1: "failed"}
+
+
+def test_lost_creations_are_looked_for_together() -> None:
+    shell = Shell()
+    keys = {shell.uploaded(1).batch.key, shell.uploaded(2).batch.key}
+    for key in keys:
+        shell.tell(Failed((key,), refused("lost")))
+        shell.tell(Failed((key,), refused("busy")))
+    shell.now += 5
+    assert set(only(shell.wait(), Find).keys) == keys
+
+
+# --- no room in the queue
+
+
+FULL = (problem("token_limit_exceeded", None, "Enqueued token limit reached"),)
+
+
+def test_a_batch_without_room_goes_back_in_order_and_travels_again_in_halves() -> None:
+    shell = Shell(Timing(linger=30))
+    key = shell.opened(1, 2, 3, 4, 5)
+    shell.accept(6)
+
+    refused_ = shell.check(key, "failed", problems=FULL)
+
+    assert failures(refused_) == {}
+    assert of(refused_, Upload) == []
+    assert only(refused_, Delete).file_ids == (f"file-{key}",)
+    assert shell.engine.lanes()[0].waiting == 6
+    assert 30 <= shell.pause <= 60
+    uploads = of(shell.wait(), Upload)
+    assert [rows_of(upload.batch.runs) for upload in uploads] == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_a_creation_that_says_there_is_no_room_is_the_same_as_a_batch_that_failed_so() -> None:
+    shell = Shell()
+    create = shell.uploaded(1, 2, 3, 4)
+    commands = shell.tell(Failed(create.keys, refused("full", status_code=429)))
+    assert failures(commands) == {}
+    assert only(commands, Delete).file_ids == (create.file_id,)
+    assert [rows_of(upload.batch.runs) for upload in of(shell.wait(), Upload)] == [[1, 2], [3, 4]]
+
+
+def test_a_batch_that_was_not_alone_keeps_its_size_and_waits_until_another_ends() -> None:
+    shell = Shell()
+    running, refused_ = shell.opened(1, 2), shell.opened(3, 4, 5, 6)
+    shell.wait()
+    shell.tell(Checked((remote(running),), [status(running, "in_progress")]))
+    shell.tell(Checked((remote(refused_),), [status(refused_, "failed", problems=FULL)]))
+    shell.check(running, "completed", output="out")
+    shell.answered(running, 1, 2)
+
+    commands = shell.tell(Collected(running))
+
+    assert rows_of(only(commands, Upload).batch.runs) == [3, 4, 5, 6]
+
+
+def test_a_lane_that_finds_no_room_again_and_again_pauses_longer_up_to_ten_minutes() -> None:
+    shell = Shell()
+    shell.opened(99)
+    pauses = []
+    shell.packed(1, 2)
+    for number in range(2, 9):
+        key = f"p-b{number}"
+        shell.tell(Uploaded(key, f"file-{number}"))
+        shell.tell(Failed((key,), refused("full")))
+        begin = shell.now
+        while not of(commands := shell.wait(), Upload):
+            for check in of(commands, Check):
+                shell.tell(Checked(check.remote_ids, [status("p-b1", "in_progress")]))
+        pauses.append(shell.now - begin)
+        assert rows_of(only(commands, Upload).batch.runs) == [1, 2]
+    assert all(30 <= pause <= 600 for pause in pauses)
+    assert pauses[-1] >= 300
+    assert pauses[2] > pauses[0]
+
+
+def test_a_single_row_that_never_fits_is_told_so() -> None:
+    shell = Shell()
+    shell.packed(1, 2, 3, 4)
+    keys = ["p-b1"]
+    told: dict[int, str] = {}
+    for _ in range(50):
+        if len(told) == 4:
+            break
+        for key in keys:
+            shell.tell(Uploaded(key, f"file-{key}"))
+        commands = [command for key in keys for command in shell.tell(Failed((key,), refused("full")))]
+        told |= failures(commands)
+        waits = shell.engine.lanes()[0].waiting
+        keys = [upload.batch.key for upload in of(commands or (shell.wait() if waits else []), Upload)]
+        if not keys and waits:
+            keys = [upload.batch.key for upload in of(shell.wait(), Upload)]
+    assert told == {1: "full", 2: "full", 3: "full", 4: "full"}
+    assert shell.engine.lanes()[0].batches == 0
+
+
+def test_rows_that_were_answered_before_their_batch_found_no_room_are_not_sent_again() -> None:
+    shell = Shell()
+    key = shell.opened(1, 2, 3)
+    shell.check(key, "failed", output="out", problems=FULL)
+    shell.answered(key, 2)
+    shell.tell(Collected(key))
+    assert [rows_of(upload.batch.runs) for upload in of(shell.wait(), Upload)] == [[1], [3]]
+
+
+# --- answers
+
+
+def test_rows_are_settled_once_though_they_come_twice() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2)
+    assert settled(shell.tell(Answered(key, [answer(2), answer(1), answer(2)]))) == [2, 1]
+    assert settled(shell.answered(key, 1, 2)) == []
+    assert failures(shell.tell(Collected(key))) == {}
+
+
+def test_the_first_of_two_answers_counts() -> None:
+    shell = Shell()
+    key = shell.ended(1)
+    first, second = Row("p-1", 200, "first", b"1"), Row("p-1", 200, "second", b"2")
+    settle = only(shell.tell(Answered(key, [first, second])), Settle)
+    assert settle.rows == [first]
+    assert settle.batch_id == remote(key)
+
+
+@pytest.mark.parametrize(
+    "custom_id",
+    ["", "p", "p-", "p-x", "p-99", "q-1", "pp-1", "-1", "p--1", "p-1 ", "p- 1", "p-1.0", "p-²", "p-b1", "P-1", "1"],
+)
+def test_an_id_that_nobody_sent_settles_nothing(custom_id: str) -> None:
+    shell = Shell()
+    key = shell.ended(1)
+    assert settled(shell.tell(Answered(key, [Row(custom_id, 200, "", b"{}")]))) == []
+    assert failures(shell.tell(Collected(key))) == {1: "missing"}
+
+
+@pytest.mark.parametrize("custom_id", ["p-01", "p-\u0661", "p-" + "9" * 5_000], ids=["zero", "arabic", "endless"])
+def test_an_id_that_only_looks_like_one_of_ours_settles_nothing(custom_id: str) -> None:
+    shell = Shell()
+    key = shell.ended(1)
+    assert settled(shell.tell(Answered(key, [Row(custom_id, 200, "", b"{}")]))) == []
+
+
+def test_rows_of_another_batch_settle_nothing() -> None:
+    shell = Shell()
+    first = shell.ended(1)
+    shell.opened(2)
+    assert settled(shell.answered(first, 2, 1)) == [1]
+
+
+def test_files_that_are_too_short_are_read_up_to_three_times() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2, 3, answered=3)
+    reads = 1
+    shell.answered(key, 1)
+    while not (commands := shell.tell(Collected(key))):
+        assert only(shell.wait(), Collect).key == key
+        reads += 1
+    assert reads == 3
+    assert failures(commands) == {2: "missing", 3: "missing"}
+
+
+def test_a_second_read_gives_what_the_first_one_lost() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2, answered=2)
+    shell.answered(key, 1)
+    assert shell.tell(Collected(key)) == []
+    shell.wait()
+    assert settled(shell.answered(key, 1, 2)) == [2]
+    assert failures(shell.tell(Collected(key))) == {}
+
+
+def test_downloads_that_failed_do_not_count_as_short_reads() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2, answered=2)
+    for _ in range(2):
+        shell.tell(Failed((key,), refused("lost", status_code=502)))
+        shell.wait()
+    shell.answered(key, 1)
+    assert failures(shell.tell(Collected(key))) == {}
+    assert only(shell.wait(), Collect).key == key
+
+
+def test_files_that_hold_as_many_rows_as_the_provider_counted_are_read_once() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2, 3, answered=1)
+    shell.answered(key, 3)
+    assert failures(shell.tell(Collected(key))) == {1: "missing", 2: "missing"}
+
+
+# --- the spool
+
+
+def test_a_segment_is_discarded_when_all_its_rows_are_settled_and_the_lane_has_moved_on() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2)
+    shell.accept(3, segment=2)
+    shell.answered(key, 1, 2)
+    assert only(shell.tell(Collected(key)), Discard).segment == 1
+
+
+def test_a_segment_that_may_still_grow_stays_until_the_lane_moves_on() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2)
+    shell.answered(key, 1, 2)
+    assert of(shell.tell(Collected(key)), Discard) == []
+    assert of(shell.accept(3, segment=2), Discard) == [Discard(1)]
+
+
+def test_a_segment_with_rows_in_another_batch_stays() -> None:
+    shell = Shell()
+    first, second = shell.ended(1), shell.opened(2)
+    shell.accept(3, segment=2)
+    shell.answered(first, 1)
+    assert of(shell.tell(Collected(first)), Discard) == []
+    assert of(shell.check(second, "expired"), Discard) == [Discard(1)]
+
+
+def test_rows_that_travel_again_keep_their_segment() -> None:
+    shell = Shell()
+    key = shell.opened(1, 2)
+    shell.accept(3, segment=2)
+    commands = shell.check(key, "failed", problems=(problem("invalid_url", 1),))
+    assert of(commands, Discard) == []
+    again = only(commands, Upload).batch.key
+    shell.tell(Uploaded(again, "file"))
+    assert of(shell.tell(Created(again, status(again, "cancelled"))), Discard) == [Discard(1)]
+
+
+def test_what_was_condemned_and_what_is_settled_later_free_the_segment_once() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    shell.accept(2, segment=2)
+    commands = shell.check(key, "failed", problems=(problem("invalid_url", 1),))
+    assert of(commands, Discard) == [Discard(1)]
+
+
+def test_the_lanes_tell_what_waits_and_what_is_under_way() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2, 3)
+    shell.answered(key, 1)
+    shell.accept(4, 5)
+    assert shell.engine.lanes() == (LaneStats(LANE, waiting=2, submitted=2, batches=1),)
+
+
+def _reasons(commands: list[Command]) -> list[Failure]:
+    reasons: list[Failure] = []
+    for command in of(commands, Fail):
+        if command.failure not in reasons:
+            reasons.append(command.failure)
+    return reasons

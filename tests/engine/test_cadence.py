@@ -1,0 +1,105 @@
+"""How often to ask, how long to back off, how fast to create; and the heap of deadlines."""
+
+import math
+from itertools import pairwise
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from carpool.config import Timing
+from carpool.engine.agenda import Agenda
+from carpool.engine.cadence import Pace, backoff, check_pause, spread
+
+HOUR = 3600.0
+
+
+@given(age=st.floats(0, 1e6), jitter=st.floats(0, 1, exclude_max=True))
+def test_a_batch_is_asked_for_between_poll_min_and_poll_max_give_or_take_a_twentieth(age: float, jitter: float) -> None:
+    timing = Timing(poll_min=2, poll_max=60, poll_fraction=0.05)
+    assert 2 * 0.95 <= check_pause(age, timing, jitter) <= 60 * 1.05
+
+
+@pytest.mark.parametrize(("age", "pause"), [(0, 2), (40, 2), (400, 20), (1_200, 60), (86_400, 60)])
+def test_the_pause_is_a_share_of_the_age(age: float, pause: float) -> None:
+    assert check_pause(age, Timing(poll_min=2, poll_max=60, poll_fraction=0.05), 0.5) == pytest.approx(pause)
+
+
+@pytest.mark.parametrize(("attempt", "pause"), [(1, 2), (2, 4), (5, 32), (6, 60), (10_000, 60)])
+def test_the_back_off_doubles_up_to_its_cap_and_half_of_it_is_jitter(attempt: int, pause: float) -> None:
+    assert backoff(attempt, 0.0) == pytest.approx(pause / 2)
+    assert backoff(attempt, 1.0) == pytest.approx(pause)
+
+
+def test_base_and_cap_of_the_back_off_can_be_set() -> None:
+    assert backoff(1, 1.0, base=30, cap=600) == 60
+    assert backoff(9, 1.0, base=30, cap=600) == 600
+
+
+@given(st.text(), st.integers(0, 1_000))
+def test_the_same_draw_of_the_same_batch_is_always_the_same(key: str, draw: int) -> None:
+    assert spread(key, draw) == spread(key, draw)
+    assert 0 <= spread(key, draw) < 1
+
+
+def test_draws_are_spread_over_the_whole_range() -> None:
+    draws = sorted(spread(f"p-b{batch}", draw) for batch in range(100) for draw in range(10))
+    assert max(after - before for before, after in pairwise(draws)) < 0.02
+
+
+@given(
+    st.integers(1, 50),
+    st.lists(st.floats(0, 2 * HOUR), max_size=200),
+)
+def test_whoever_waits_until_it_is_ready_stays_below_the_hourly_limit(per_hour: int, wishes: list[float]) -> None:
+    pace = Pace(per_hour)
+    now = 1_700_000_000.0
+    taken: list[float] = []
+    for wish in wishes:
+        now = max(now, 1_700_000_000.0 + wish)
+        now = pace.ready_at(now)
+        pace.take(now)
+        taken.append(now)
+    for first in taken:
+        assert sum(first <= at < first + HOUR for at in taken) <= per_hour
+
+
+def test_a_tenth_may_be_had_at_once_and_the_rest_drips_in() -> None:
+    pace = Pace(2_000)
+    for _ in range(200):
+        assert pace.ready_at(1_000.0) == 1_000.0
+        pace.take(1_000.0)
+    assert pace.ready_at(1_000.0) == pytest.approx(1_002.0)
+
+
+def test_what_was_taken_too_much_is_waited_for() -> None:
+    pace = Pace(2_000)
+    for _ in range(203):
+        pace.take(1_000.0)
+    assert pace.ready_at(1_000.0) == pytest.approx(1_008.0)
+
+
+def test_a_clock_that_goes_back_gives_no_room() -> None:
+    pace = Pace(2_000)
+    for _ in range(200):
+        pace.take(1_000.0)
+    assert pace.ready_at(900.0) > 900.0
+
+
+@given(st.lists(st.one_of(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), st.sampled_from("abc"))))
+def test_the_agenda_keeps_the_last_deadline_of_each_name(notes: list[tuple[str, int] | str]) -> None:
+    agenda, model = Agenda[str](), dict[str, int]()
+    for note in notes:
+        if isinstance(note, str):
+            agenda.drop(note)
+            model.pop(note, None)
+        else:
+            agenda.set(*note)
+            model[note[0]] = note[1]
+
+    assert agenda.next() == min(model.values(), default=math.inf)
+    assert set(agenda.until(5)) == {name for name, at in model.items() if at <= 5}
+    due = agenda.pop(5)
+    assert sorted(due) == sorted(name for name, at in model.items() if at <= 5)
+    assert [model[name] for name in due] == sorted(model[name] for name in due)
+    assert agenda.next() == min((at for at in model.values() if at > 5), default=math.inf)

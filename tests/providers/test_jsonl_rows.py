@@ -1,0 +1,172 @@
+"""Rows of output and error files in every form seen, and the cutting of streams into lines."""
+
+import json
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from carpool.models import Row
+from carpool.providers.jsonl import Lines
+from carpool.providers.openai import OpenAI
+
+parse_row = OpenAI().parse_row
+BODY = {"id": "chatcmpl-1", "choices": [{"message": {"content": "hi"}}]}
+REFUSED = {"error": {"message": "bad", "type": "invalid_request_error", "param": "messages", "code": "invalid"}}
+
+
+def row(**fields: Any) -> Row:
+    return parse_row(json.dumps(fields).encode())
+
+
+def test_an_answer_is_read_and_its_body_kept_byte_for_byte() -> None:
+    line = (
+        b'{"id":"batch_req_1","custom_id":"r-17","response":{"status_code":200,"request_id":"req_9",'
+        b'"body":{"id" : "chatcmpl-1", "n":1.50,"x":"\xe2\x80\xa8\\u2028"}},"error":null}'
+    )
+    read = parse_row(line)
+    assert read == Row("r-17", 200, "req_9", b'{"id" : "chatcmpl-1", "n":1.50,"x":"\xe2\x80\xa8\\u2028"}')
+    assert read.ok
+
+
+def test_an_answer_needs_neither_request_id_nor_error() -> None:
+    assert row(custom_id="a", response={"status_code": 200, "body": BODY}) == Row(
+        "a", 200, "", json.dumps(BODY).encode()
+    )
+    assert row(custom_id="a", response={"status_code": 201, "request_id": None, "body": BODY}, error=None).ok
+
+
+def test_a_refusal_or_a_cut_answer_is_an_answer() -> None:
+    body = {"choices": [{"finish_reason": "length", "message": {"content": None, "refusal": "no"}}]}
+    assert row(custom_id="a", response={"status_code": 200, "body": body}, error=None).ok
+
+
+def test_a_rejected_row_says_why() -> None:
+    read = row(custom_id="a", response={"status_code": 400, "request_id": "req_7", "body": REFUSED}, error=None)
+    assert (read.ok, read.status_code, read.request_id) == (False, 400, "req_7")
+    assert (read.code, read.message) == ("invalid", "bad")
+    assert json.loads(read.body) == REFUSED
+
+
+def test_an_expired_row_has_no_response() -> None:
+    error = {"code": "batch_expired", "message": "This request could not be executed before ..."}
+    for fields in ({"response": None, "error": error}, {"error": error}):
+        read = row(custom_id="a", **fields)
+        assert (read.ok, read.status_code, read.code) == (False, 0, "batch_expired")
+        assert read.message == error["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        ("out of luck", "error", "out of luck"),
+        ({"message": "m"}, "error", "m"),
+        ({"type": "server_error", "message": "m"}, "server_error", "m"),
+        ({"error": {"code": "c", "message": "m"}}, "c", "m"),
+        ({"error": "text"}, "error", "text"),
+        ({"code": 7}, "7", ""),
+        (["odd"], "error", "['odd']"),
+    ],
+)
+def test_an_error_comes_as_object_nested_object_or_bare_string(error: object, code: str, message: str) -> None:
+    for response in (None, {"status_code": 200, "body": BODY}, {"status_code": 500, "body": None}):
+        read = row(custom_id="a", response=response, error=error)
+        assert not read.ok
+        assert (read.code, read.message) == (code, message)
+
+
+@pytest.mark.parametrize("error", ["", {}, [], 0, False])
+def test_an_empty_error_beside_an_answer_is_none(error: object) -> None:
+    assert row(custom_id="a", response={"status_code": 200, "body": BODY}, error=error).ok
+
+
+def test_a_body_that_is_a_json_string_is_unwrapped() -> None:
+    read = row(custom_id="a", response={"status_code": 200, "body": json.dumps(BODY)}, error=None)
+    assert read.ok
+    assert json.loads(read.body) == BODY
+    read = row(custom_id="a", response={"status_code": 400, "body": json.dumps(REFUSED)}, error=None)
+    assert not read.ok
+    assert json.loads(read.body) == REFUSED
+    assert "bad" in read.message
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"response": None}, {"response": None, "error": None}, {"response": "odd"}, {"response": {}}]
+)
+def test_a_row_without_response_and_error_is_a_failure(fields: dict[str, Any]) -> None:
+    read = row(custom_id="a", **fields)
+    assert not read.ok
+    assert (read.status_code, read.code) == (0, "no_response")
+
+
+@pytest.mark.parametrize("status", [0, None, 199, 300, 404, 500, "odd"])
+def test_any_status_but_2xx_is_a_failure(status: object) -> None:
+    read = row(custom_id="a", response={"status_code": status, "request_id": 5, "body": BODY}, error=None)
+    assert not read.ok
+    assert (read.status_code, read.request_id) == (status if isinstance(status, int) else 0, "")
+
+
+def test_a_status_0_without_body_is_a_failure() -> None:
+    assert not row(custom_id="a", response={"status_code": 0, "body": None}, error=None).ok
+    assert not row(custom_id="a", response={"status_code": 0}, error=None).ok
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b" ",
+        b"nonsense",
+        b"{}",
+        b"[]",
+        b"null",
+        b'"text"',
+        b'{"custom_id":null,"response":null}',
+        b'{"custom_id":7}',
+        b'{"response":{"status_code":200,"body":{}}}',
+        b'{"custom_id":"a","response":{"status_code":200,"body":{"cut',
+        b'{"custom_id":null,"response":{"status_code":2',
+        b'{"custom_id":"a","response":{"status_code":"200","body":"\xff"}}',
+        b'{"custom_id":"\xff"}',
+        b'{"custom_id":"a","response":{"status_code":400,"body":' + b"[" * 5_000 + b"]" * 5_000 + b"}}",
+        b'{"custom_id":null,"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+    ],
+)
+def test_what_is_no_row_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        parse_row(line)
+
+
+@pytest.mark.parametrize("depth", [100, 400, 600, 900, 5_000])
+def test_an_error_nested_too_deep_is_a_row_or_a_value_error(depth: int) -> None:
+    line = b'{"custom_id":"a","error":' + b'{"error":' * depth + b'"x"' + b"}" * depth + b"}"
+    try:
+        assert parse_row(line).message == "x"
+    except ValueError:
+        assert depth > 100
+
+
+def test_an_answer_with_half_a_surrogate_in_it_is_an_answer() -> None:
+    read = parse_row(b'{"custom_id":"a","response":{"status_code":200,"body":{"x":"\\ud83d"}},"error":null}')
+    assert read == Row("a", 200, "", b'{"x":"\\ud83d"}')
+
+
+# --- lines
+
+
+@given(st.binary(max_size=60) | st.text("ab\n\r\u2028\u0085").map(str.encode), st.data())
+def test_any_chunking_of_a_stream_gives_the_same_lines(stream: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
+    lines = Lines()
+    cut: list[bytes] = []
+    for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        cut += lines.feed(stream[start:stop])
+    cut += lines.close()
+
+    assert cut == (stream[:-1] if stream.endswith(b"\n") else stream).split(b"\n") if stream else cut == []
+
+
+def test_raw_line_separators_inside_a_string_cut_nothing() -> None:
+    line = json.dumps({"custom_id": "a", "x": "\u2028\u2029\u0085"}, ensure_ascii=False).encode()
+    assert Lines().feed(line + b"\n" + line + b"\n") == [line, line]

@@ -1,0 +1,317 @@
+"""What is asked of OpenAI, call by call; the test plays the server, without an event loop."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import pytest
+
+from carpool.models import BatchProblem, BatchStatus, Call, CallFailed, Flow, Lane, PackedBatch, Reply
+from carpool.models import Upload as FilePart
+from carpool.providers import Provider
+from carpool.providers.openai import ENDPOINTS, OpenAI
+
+T = TypeVar("T")
+
+openai: Provider = OpenAI()
+LANE = Lane("/v1/chat/completions", "gpt-5-mini")
+BATCH = PackedBatch("pool-b7", LANE, (), 123)
+AGAIN = PackedBatch("pool-b7", LANE, (), 123, again=True)
+
+
+def ok(content: object, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(content).encode())
+
+
+def play(flow: Flow[T], *replies: Reply) -> tuple[list[Call], T]:
+    """Answer a flow's calls in turn; every reply must be used."""
+    calls = [next(flow)]
+    for reply in replies[:-1]:
+        calls.append(flow.send(reply))
+    with pytest.raises(StopIteration) as stop:
+        flow.send(replies[-1])
+    result: T = stop.value.value
+    return calls, result
+
+
+def remote(id_: str, key: str | None = None, status: str = "in_progress", **more: Any) -> dict[str, Any]:
+    return {"id": id_, "object": "batch", "status": status, "metadata": key and {"carpool": key}, **more}
+
+
+def page(*entries: object, more: bool = False) -> Reply:
+    return ok({"object": "list", "data": entries, "has_more": more})
+
+
+def ids(statuses: Sequence[BatchStatus]) -> list[str]:
+    return [status.id for status in statuses]
+
+
+# --- upload
+
+
+def test_an_upload_carries_its_client_key_in_the_file_name() -> None:
+    calls, file_id = play(openai.upload(BATCH), ok({"id": "file-1", "status": "processed"}))
+    assert calls == [
+        Call("POST", "/files", False, form={"purpose": "batch"}, upload=FilePart("pool-b7.jsonl", (), 123))
+    ]
+    assert file_id == "file-1"
+
+
+def test_an_upload_that_may_have_arrived_is_looked_for_by_name_and_size() -> None:
+    files = page(
+        {"id": "file-2", "filename": "pool-b7.jsonl", "bytes": 100},
+        {"id": "file-3", "filename": "pool-b6.jsonl", "bytes": 123},
+        {"filename": "pool-b7.jsonl", "bytes": 123},
+        "no object",
+        {"id": "file-4", "filename": "pool-b7.jsonl", "bytes": 123},
+    )
+    calls, file_id = play(openai.upload(AGAIN), files)
+    assert calls == [Call("GET", "/files", True, {"purpose": "batch", "limit": "100", "order": "desc"})]
+    assert file_id == "file-4"
+
+
+@pytest.mark.parametrize("files", [page(), ok({}), ok({"data": None})])
+def test_an_upload_that_did_not_arrive_is_sent_again(files: Reply) -> None:
+    calls, file_id = play(openai.upload(AGAIN), files, ok({"id": "file-5"}))
+    assert [(call.method, call.path) for call in calls] == [("GET", "/files"), ("POST", "/files")]
+    assert file_id == "file-5"
+
+
+@pytest.mark.parametrize("content", [{}, {"id": None}, {"id": 5}, {"error": {"message": "gone"}}])
+def test_a_reply_without_an_id_is_no_reply(content: object) -> None:
+    for flow in (openai.upload(BATCH), openai.create(BATCH, "file-1"), openai.check(["b"])):
+        next(flow)
+        with pytest.raises(CallFailed, match="without an id") as caught:
+            flow.send(ok(content))
+        assert caught.value.failure.kind == "lost"
+
+
+# --- create
+
+
+def test_a_creation_names_file_endpoint_window_and_client_key() -> None:
+    calls, status = play(openai.create(BATCH, "file-1"), ok(remote("batch_1", "pool-b7", "validating")))
+    (call,) = calls
+    assert (call.method, call.path, call.repeat) == ("POST", "/batches", False)
+    assert json.loads(call.json or b"") == {
+        "input_file_id": "file-1",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"carpool": "pool-b7"},
+    }
+    assert status == BatchStatus("batch_1", "pool-b7", "validating")
+
+
+# --- reading a batch object
+
+
+def test_a_whole_batch_object_is_read() -> None:
+    entry = remote(
+        "batch_1",
+        "k",
+        "completed",
+        input_file_id="file-in",
+        output_file_id="file-out",
+        error_file_id="file-err",
+        request_counts={"total": 9, "completed": 5, "failed": 3},
+        errors={"object": "list", "data": [{"code": "c", "message": "m", "param": "body", "line": 3}]},
+    )
+    _, (status,) = play(openai.check(["batch_1"]), ok(entry))
+    assert status == BatchStatus(
+        "batch_1", "k", "completed", "file-in", "file-out", "file-err", 8, (BatchProblem("c", "m", 3),)
+    )
+
+
+@pytest.mark.parametrize("nothing", ["absent", None, "", 0, [], {}])
+def test_everything_but_the_id_may_be_absent_null_or_empty(nothing: object) -> None:
+    fields = [
+        "status",
+        "input_file_id",
+        "output_file_id",
+        "error_file_id",
+        "request_counts",
+        "metadata",
+        "errors",
+        "usage",
+        "model",
+        "endpoint",
+    ]
+    entry = {"id": "b"} if nothing == "absent" else {"id": "b", **dict.fromkeys(fields, nothing)}
+    _, found = play(openai.check(["b"]), ok(entry))
+    assert found == [BatchStatus("b", None, "unknown")]
+
+
+@pytest.mark.parametrize(
+    ("counts", "answered"),
+    [
+        ({"total": 0, "completed": 0, "failed": 0}, 0),
+        ({"total": 3, "completed": None, "failed": 2}, 2),
+        ({"total": 3, "completed": 1}, 1),
+        ({"total": 3}, None),
+    ],
+)
+def test_counts_that_are_missing_are_not_counted(counts: object, answered: int | None) -> None:
+    _, (status,) = play(openai.check(["b"]), ok(remote("b", request_counts=counts)))
+    assert status.answered == answered
+
+
+def test_statuses_come_in_lower_case_whatever_the_server_writes() -> None:
+    _, (status,) = play(openai.check(["b"]), ok(remote("b", status="COMPLETED")))
+    assert status.status == "completed"
+
+
+def test_problems_come_in_any_form() -> None:
+    data = [{"code": "a", "message": "m", "line": "7"}, {"code": None, "message": None, "line": None}, "odd", {}]
+    _, (status,) = play(openai.check(["b"]), ok(remote("b", errors={"data": data})))
+    assert [(problem.code, problem.message, problem.line) for problem in status.problems] == [
+        ("a", "m", None),
+        ("error", "", None),
+        ("", "", None),
+    ]
+
+
+# --- find
+
+
+def test_lost_batches_are_found_by_their_keys_over_several_pages() -> None:
+    calls, found = play(
+        openai.find(["k1", "k2"]),
+        page(remote("b1"), remote("b2", "k1"), remote("b3", "other"), more=True),
+        page(remote("b4"), more=True),
+        page(remote("b5", "k2", "COMPLETED"), remote("b6"), more=True),
+    )
+    assert [call.query for call in calls] == [
+        {"limit": "100"},
+        {"limit": "100", "after": "b3"},
+        {"limit": "100", "after": "b4"},
+    ]
+    assert all((call.method, call.path, call.repeat) == ("GET", "/batches", True) for call in calls)
+    assert [(status.id, status.key, status.status) for status in found] == [
+        ("b2", "k1", "in_progress"),
+        ("b5", "k2", "completed"),
+    ]
+
+
+@pytest.mark.parametrize("last", [page(), page(more=True), page(remote("b1"), more=False), ok({"data": {}})])
+def test_a_search_ends_with_the_listing(last: Reply) -> None:
+    assert play(openai.find(["k1"]), last)[1] == []
+
+
+def test_a_search_goes_no_further_than_the_newest_two_thousand() -> None:
+    pages = [page(*(remote(f"b{at}-{entry}") for entry in range(100)), more=True) for at in range(20)]
+    calls, found = play(openai.find(["k1"]), *pages)
+    assert (len(calls), found) == (20, [])
+
+
+# --- check
+
+
+def test_one_batch_is_asked_for_singly() -> None:
+    calls, found = play(openai.check(["b1"]), ok(remote("b1")))
+    assert calls == [Call("GET", "/batches/b1", True)]
+    assert ids(found) == ["b1"]
+
+
+def test_several_batches_are_asked_for_by_listing_them() -> None:
+    calls, found = play(
+        openai.check(["b1", "b2", "b3", "b4"]),
+        page(remote("b1"), remote("x"), remote("b2"), more=True),
+        page(remote("b4"), remote("b3"), more=True),
+    )
+    assert [call.query.get("after") for call in calls] == [None, "b2"]
+    assert ids(found) == ["b1", "b2", "b4", "b3"]
+
+
+def test_what_no_page_holds_is_asked_for_singly() -> None:
+    calls, found = play(
+        openai.check(["b1", "b2", "b3"]),
+        page(remote("b1"), remote("x"), more=True),  # one hit: more pages would cost more than they tell
+        ok(remote("b2")),
+        ok({"error": {"message": "No batch found"}}, 404),
+    )
+    assert [call.path for call in calls] == ["/batches", "/batches/b2", "/batches/b3"]
+    assert ids(found) == ["b1", "b2"]
+
+
+def test_the_last_one_missing_is_asked_for_singly() -> None:
+    calls, found = play(openai.check(["b1", "b2", "b3"]), page(remote("b1"), remote("b2"), more=True), ok(remote("b3")))
+    assert [call.path for call in calls] == ["/batches", "/batches/b3"]
+    assert ids(found) == ["b1", "b2", "b3"]
+
+
+def test_a_listing_that_ends_too_early_is_made_up_for() -> None:
+    calls, found = play(
+        openai.check(["b1", "b2", "b3", "b4"]),
+        page(remote("b1"), remote("b2")),
+        ok(remote("b3")),
+        ok(remote("b4")),
+    )
+    assert [call.path for call in calls] == ["/batches", "/batches/b3", "/batches/b4"]
+    assert ids(found) == ["b1", "b2", "b3", "b4"]
+
+
+def test_a_listing_that_repeats_a_batch_tells_of_it_once() -> None:
+    _, found = play(openai.check(["b1", "b2"]), page(remote("b1"), remote("b1"), remote("b2")))
+    assert sorted(set(ids(found))) == ["b1", "b2"]
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 0])
+def test_a_check_that_was_refused_fails_as_a_whole(status: int) -> None:
+    for remote_ids in (["b1"], ["b1", "b2"]):
+        flow = openai.check(remote_ids)
+        next(flow)
+        with pytest.raises(CallFailed):
+            flow.send(Reply(status, b""))
+
+
+# --- collect, cancel, delete
+
+
+@pytest.mark.parametrize(
+    ("output", "errors", "paths"),
+    [
+        ("o", "e", ["/files/o/content", "/files/e/content"]),
+        ("o", None, ["/files/o/content"]),
+        (None, "e", ["/files/e/content"]),
+        (None, None, []),
+    ],
+)
+def test_both_files_are_read_where_there_are_any(output: str | None, errors: str | None, paths: list[str]) -> None:
+    calls = openai.collect(BatchStatus("b", None, "completed", output_file_id=output, error_file_id=errors))
+    assert calls == [Call("GET", path, True) for path in paths]
+
+
+def test_a_batch_is_cancelled_and_a_file_deleted_by_one_call_that_may_be_repeated() -> None:
+    assert openai.cancel("b1") == Call("POST", "/batches/b1/cancel", True, json=b"{}")
+    assert openai.delete("file-1") == Call("DELETE", "/files/file-1", True)
+
+
+# --- input lines
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_frame_around_a_body_makes_a_valid_line(endpoint: str) -> None:
+    model, body, _ = openai.encode(endpoint, {"model": "m", "input": "h\u2028i\n", "n": 1})
+    head, middle, end = openai.frame("pool", endpoint)
+    line = head + b"17" + middle + body + end
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert json.loads(line) == {
+        "custom_id": "pool-17",
+        "method": "POST",
+        "url": endpoint,
+        "body": {"model": "m", "input": "h\u2028i\n", "n": 1},
+    }
+    assert model == "m"
+
+
+@pytest.mark.parametrize("number", [1, 10**9, 2**63])
+def test_ids_and_keys_are_such_as_every_provider_takes(number: int) -> None:
+    pool = "0192f3c2b1a4"
+    head, middle, _ = openai.frame(pool, ENDPOINTS[0])
+    custom_id = json.loads(head + b"%d" % number + middle.split(b",")[0] + b"}")["custom_id"]
+    assert re.fullmatch("[A-Za-z0-9_-]{1,64}", custom_id)
+    upload = next(openai.upload(PackedBatch(f"{pool}-b{number}", LANE, (), 1))).upload
+    assert upload is not None
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}\.jsonl", upload.filename)

@@ -1,0 +1,149 @@
+"""The whole way over real sockets: pool and emulator, each with a thread of its own."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from virtual import CHAT, body
+
+import carpool
+from carpool.testing import Emulator, Faults, Pace
+
+FAST = carpool.Timing(linger=0.05, poll_min=0.05, poll_max=0.2, lookup=0.3)
+ROOT = Path(__file__).parent.parent
+
+
+async def ask(pool: carpool.Pool, text: str, answers: dict[str, str]) -> None:
+    answers[text] = (await pool.request(CHAT, body(text))).text
+
+
+async def ask_all(pool: carpool.Pool, count: int) -> dict[str, str]:
+    answers: dict[str, str] = {}
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            tasks.start_soon(ask, pool, f"text {number}", answers)
+    return answers
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_tasks_left")
+async def test_thousands_of_tasks_hold_their_own_answers() -> None:
+    async with Emulator(api_key="sk-1") as emulator:
+        async with carpool.Pool("sk-1", emulator.url, timing=FAST) as pool:
+            answers = await ask_all(pool, 5_000)
+        books = emulator.books()
+    assert answers == {f"text {number}": f"text {number}" for number in range(5_000)}
+    assert len(books.batches) == 1
+    assert books.files == ()
+    assert books.live == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("seed", range(3))
+async def test_broken_connections_cost_nobody_an_answer_and_nothing_twice(seed: int) -> None:
+    faults = Faults(lost_upload=0.1, lost_create=0.15, server_error=0.05, too_many=0.02, reset=0.1)
+    async with Emulator(faults=faults, seed=seed, pace=Pace(running=0.2)) as emulator:
+        async with carpool.Pool("any", emulator.url, timing=FAST) as pool:
+            answers: dict[str, str] = {}
+            async with anyio.create_task_group() as tasks:
+                for number in range(60):
+                    tasks.start_soon(ask, pool, f"text {number}", answers)
+                    await anyio.sleep(0.01 * (number % 8))
+        books = emulator.books()
+    assert len(answers) == 60
+    assert set(books.bodies.values()) == {1}
+
+
+def test_on_uvloop() -> None:
+    import uvloop
+
+    async def run(url: str) -> dict[str, str]:
+        async with carpool.Pool("any", url, timing=FAST) as pool:
+            return await ask_all(pool, 1_000)
+
+    with Emulator() as emulator, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert len(runner.run(run(emulator.url))) == 1_000
+
+
+@pytest.mark.anyio
+async def test_a_download_that_is_cut_short_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from carpool.testing.server import Server  # the emulator cuts no downloads by itself
+
+    assert Server
+    async with Emulator() as emulator:
+        app, cut = emulator.app, []
+
+        async def cutting(scope: Any, receive: Any, send: Any) -> None:
+            async def cut_send(message: Any) -> None:
+                if message["type"] == "http.response.body" and len(message.get("body", b"")) > 1_000 and not cut:
+                    cut.append(message)
+                    await send({**message, "body": message["body"][:1_000], "more_body": False})
+                elif message not in cut:
+                    await send(message)
+
+            await app(scope, receive, cut_send if scope["path"].endswith("/content") else send)
+
+        emulator._thread._server.config.loaded_app = cutting  # type: ignore[union-attr]  # noqa: SLF001
+        async with carpool.Pool("any", emulator.url, timing=FAST) as pool:
+            answers = await ask_all(pool, 100)
+    assert len(answers) == 100
+    assert len(cut) == 1
+
+
+_BIG = """
+import asyncio, resource, sys
+import carpool
+PEAK = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+async def main(url):
+    timing = carpool.Timing(linger=1, max_linger=60, poll_min=0.1)
+    async with carpool.Pool("any", url, timing=timing) as pool:
+        async def ask(number):
+            body = {"model": "m", "messages": [{"role": "user", "content": str(number) + "x" * 9_400_000}]}
+            return len((await pool.request("/v1/chat/completions", body)).content)
+        await ask(0)
+        before = PEAK()
+        tasks = []
+        for number in range(20):
+            tasks.append(asyncio.create_task(ask(number)))
+            del number
+            await asyncio.sleep(0.05)
+        sizes = await asyncio.gather(*tasks)
+        print(len(sizes), min(sizes), pool.stats().batches, PEAK() - before)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_memory_stays_flat_for_a_file_of_188_mb() -> None:
+    with Emulator(answer=lambda endpoint, given: b'{"x": "' + b"y" * 9_400_000 + b'"}') as emulator:
+        command = [sys.executable, "-c", _BIG, emulator.url]
+        output = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
+        largest = max(batch.total for batch in emulator.books().batches)
+    count, smallest, batches, grown = map(int, output.split())
+    assert (count, batches, largest) == (20, 2, 20)
+    assert smallest > 9_400_000
+    assert grown < 60_000_000, f"{grown / 1e6:.0f} MB for a file of 188 MB each way"
+
+
+def test_the_demo_answers_every_topic() -> None:
+    command = [sys.executable, str(ROOT / "examples" / "summarise_python_docs.py")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
+    table = dict(line.rsplit(maxsplit=1) for line in output.splitlines() if line.startswith(("requests", "batches")))
+    from pydoc_data.topics import topics
+
+    assert table == {"requests": str(len(topics)), "batches": "1"}
+
+
+def test_the_benchmark_runs_and_checks_every_answer() -> None:
+    command = [sys.executable, "-m", "benchmarks.throughput", "--runs", "1", "--counts", "2000"]
+    output = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT).stdout
+    assert "| 2,000 " in output
+    assert json.dumps("bars") not in output

@@ -1,0 +1,103 @@
+"""The spool on a real disk: what was added is what is read, whatever the order of writing."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from carpool.models import Lane, Run
+from carpool.spool import CHUNK, SEGMENT, Spool
+
+pytestmark = pytest.mark.anyio
+
+LANE = Lane("/v1/chat/completions", "m")
+
+
+def frame(lane: Lane) -> tuple[bytes, bytes, bytes]:
+    return b"<" + lane.model.encode(), b":", b">\n"
+
+
+async def read(spool: Spool, *runs: Run) -> bytes:
+    return b"".join([chunk async for chunk in spool.read(runs)])
+
+
+async def test_lines_are_read_back_in_ranges() -> None:
+    spool = Spool(frame, anyio.to_thread.run_sync)
+    for number in range(10):
+        spool.add(*LANE, number, b"body %d" % number, 0)
+    ((lane, run),) = spool.accepted()
+    await spool.write([run])
+    assert lane == LANE
+    assert list(run.rows) == list(range(10))
+    assert await read(spool, run.part(2, 4)) == b"<m2:body 2>\n<m3:body 3>\n"
+    assert await read(spool, run.part(9, 10), run.part(0, 1)) == b"<m9:body 9>\n<m0:body 0>\n"
+    await spool.aclose()
+
+
+async def test_rows_are_reported_once_and_lanes_apart() -> None:
+    spool = Spool(frame, anyio.to_thread.run_sync)
+    spool.add(*LANE, 1, b"one", 0)
+    spool.add("/v1/embeddings", "m", 2, b"two", 5)
+    reports = dict(spool.accepted())
+    assert spool.accepted() == []
+    assert reports[LANE].inputs is None
+    assert list(reports[Lane("/v1/embeddings", "m")].inputs or ()) == [5]
+    spool.add(*LANE, 3, b"three", 0)
+    ((_, run),) = spool.accepted()
+    assert (list(run.rows), run.offset) == ([3], reports[LANE].size)
+    await spool.aclose()
+
+
+async def test_segments_end_and_large_work_is_read_back_whole() -> None:
+    spool = Spool(frame, anyio.to_thread.run_sync)
+    piece = b"x" * (CHUNK // 3)
+    count = 3 * (SEGMENT // CHUNK) + 5
+    for number in range(count):
+        spool.add(*LANE, number, piece, 0)
+        if spool.has_chunks:
+            await spool.write()
+    runs = [run for _, run in spool.accepted()]
+    await spool.write(runs)
+    assert len({run.segment for run in runs}) == 2
+    expected = b"".join(b"<m%d:%b>\n" % (number, piece) for number in range(count))
+    assert await read(spool, *runs) == expected
+    await spool.discard(runs[0].segment)
+    assert await read(spool, runs[1]) == expected[runs[0].size :]
+    with pytest.raises(OSError, match="segment"):
+        await read(spool, runs[0])
+    await spool.aclose()
+
+
+async def test_what_could_not_be_written_is_written_the_next_time() -> None:
+    full = True
+
+    async def sometimes(func: Any, /, *args: object) -> Any:
+        if full:
+            raise OSError(28, "No space left on device")
+        return await anyio.to_thread.run_sync(func, *args)
+
+    spool = Spool(frame, sometimes)
+    spool.add(*LANE, 1, b"one", 0)
+    ((_, run),) = spool.accepted()
+    with pytest.raises(OSError, match="No space left"):
+        await spool.write([run])
+    full = False
+    await spool.write([run])
+    assert await read(spool, run) == b"<m1:one>\n"
+    await spool.aclose()
+
+
+async def test_files_are_private_and_gone_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    spool = Spool(frame, anyio.to_thread.run_sync)
+    spool.add(*LANE, 1, b"one", 0)
+    await spool.write([run for _, run in spool.accepted()])
+    await spool.save("download", 0, b"rows")
+    (folder,) = tmp_path.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+    await spool.remove("download")
+    assert len(list(folder.iterdir())) == 1
+    await spool.aclose()
+    assert list(tmp_path.iterdir()) == []

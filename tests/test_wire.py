@@ -1,0 +1,243 @@
+"""HTTP: pauses on virtual time with a scripted transport; broken connections on real sockets."""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from email.utils import formatdate
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from carpool.models import Call, CallFailed, Reply, Run
+from carpool.wire import Wire
+
+pytestmark = pytest.mark.anyio
+
+GET = Call("GET", "/batches", True)
+POST = Call("POST", "/batches", False, json=b"{}")
+SECRET = "sk-secret-0123456789"
+Answers = Sequence[httpx2.Response | Exception]
+
+
+def no_runs(runs: tuple[Run, ...]) -> AsyncIterator[bytes]:
+    raise AssertionError("nothing is uploaded here")
+
+
+class Script(httpx2.AsyncBaseTransport):
+    """Give these answers one after the other."""
+
+    def __init__(self, answers: Answers) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx2.Request] = []
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Scripted:
+    """Send one call and keep the pauses between the tries."""
+
+    def __init__(self, answers: Answers, key: Any = SECRET) -> None:
+        self.script = Script(answers)
+        self.wire = Wire("http://host/v1", key, no_runs, transport=self.script)
+
+    async def send(self, call: Call) -> tuple[Reply, float]:
+        start = anyio.current_time()
+        try:
+            return await self.wire.send(call), anyio.current_time() - start
+        finally:
+            await self.wire.aclose()
+
+    @property
+    def tries(self) -> int:
+        return len(self.script.requests)
+
+
+class TestOnVirtualTime:
+    @pytest.fixture
+    def anyio_backend(self, virtual_backend: Any) -> Any:
+        return virtual_backend
+
+    @pytest.mark.parametrize(
+        "bad", [408, 409, 429, 500, 502, 503, 529, httpx2.ReadError("broken"), httpx2.RemoteProtocolError("half")]
+    )
+    async def test_what_is_safe_is_repeated_until_it_succeeds(self, bad: Any) -> None:
+        first = bad if isinstance(bad, Exception) else httpx2.Response(bad)
+        scripted = Scripted(
+            [first, first if isinstance(bad, Exception) else httpx2.Response(bad), httpx2.Response(200)]
+        )
+        reply, _ = await scripted.send(GET)
+        assert (reply.status, scripted.tries) == (200, 3)
+
+    @pytest.mark.parametrize("bad", [400, 401, 403, 404, 413, 422])
+    async def test_a_verdict_is_not_questioned(self, bad: int) -> None:
+        scripted = Scripted([httpx2.Response(bad, text="why")])
+        reply, _ = await scripted.send(GET)
+        assert (reply.status, reply.body, scripted.tries) == (bad, b"why", 1)
+
+    async def test_tries_are_few_and_their_pauses_short(self) -> None:
+        scripted = Scripted([httpx2.Response(500) for _ in range(20)])
+        reply, pause = await scripted.send(GET)
+        assert reply.status == 500
+        assert scripted.tries == 6
+        assert 0 < pause < 1 + 2 + 4 + 8 + 16
+
+    @pytest.mark.parametrize("bad", [500, 408, 409, httpx2.ReadError("broken"), httpx2.ReadTimeout("slow")])
+    async def test_what_may_have_happened_is_not_repeated(self, bad: Any) -> None:
+        scripted = Scripted([bad if isinstance(bad, Exception) else httpx2.Response(bad)])
+        reply, _ = await scripted.send(POST)
+        assert (reply.status, scripted.tries) == (0 if isinstance(bad, Exception) else bad, 1)
+
+    @pytest.mark.parametrize("bad", [429, httpx2.ConnectError("refused"), httpx2.ConnectTimeout("nobody")])
+    async def test_what_cannot_have_happened_is_repeated_even_so(self, bad: Any) -> None:
+        scripted = Scripted([bad if isinstance(bad, Exception) else httpx2.Response(bad), httpx2.Response(200)])
+        reply, _ = await scripted.send(POST)
+        assert (reply.status, scripted.tries) == (200, 2)
+
+    @pytest.mark.parametrize(
+        ("header", "value", "low", "high"),
+        [
+            ("Retry-After", lambda: "7", 7, 7),
+            ("Retry-After", lambda: "7.5", 7.5, 7.5),
+            ("retry-after-ms", lambda: "250", 0.25, 0.25),
+            ("Retry-After", lambda: formatdate(time.time() + 100, usegmt=True), 95, 101),
+            ("Retry-After", lambda: formatdate(time.time() - 100, usegmt=True), 0, 0),
+            ("Retry-After", lambda: "soon", 0, 1),
+            ("Retry-After", lambda: "-5", 0, 1),
+        ],
+    )
+    async def test_the_pause_is_the_one_the_server_asks_for(
+        self, header: str, value: Callable[[], str], low: float, high: float
+    ) -> None:
+        scripted = Scripted([httpx2.Response(429, headers={header: value()}), httpx2.Response(200)])
+        _, pause = await scripted.send(GET)
+        assert low <= pause <= high
+
+    async def test_a_read_follows_redirects_on_its_own_host(self) -> None:
+        scripted = Scripted([httpx2.Response(307, headers={"Location": "/v1/there"}), httpx2.Response(200, text="hi")])
+        reply, _ = await scripted.send(GET)
+        assert reply == Reply(200, b"hi")
+        assert str(scripted.script.requests[1].url) == "http://host/v1/there"
+        assert scripted.script.requests[1].headers["Authorization"] == f"Bearer {SECRET}"
+
+    @pytest.mark.parametrize("target", ["http://other/v1/there", "https://host/v1/there", "http://host:81/v1/there"])
+    @pytest.mark.parametrize("call", [GET, POST])
+    async def test_a_redirect_elsewhere_is_refused(self, call: Call, target: str) -> None:
+        scripted = Scripted([httpx2.Response(307, headers={"Location": target})])
+        reply, _ = await scripted.send(call)
+        assert (reply.status, scripted.tries) == (307, 1)
+        assert b"redirect" in reply.body
+
+    async def test_a_circle_of_redirects_ends(self) -> None:
+        scripted = Scripted([httpx2.Response(307, headers={"Location": "/v1/batches"}) for _ in range(30)])
+        reply, _ = await scripted.send(GET)
+        assert reply.status == 307
+
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    async def test_a_key_may_be_a_callable_that_is_asked_each_time(self, asynchronous: bool) -> None:
+        keys = iter(["sk-1", "sk-2"])
+
+        async def later() -> str:
+            return next(keys)
+
+        scripted = Scripted([httpx2.Response(500), httpx2.Response(200)], later if asynchronous else lambda: next(keys))
+        await scripted.send(GET)
+        assert [r.headers["Authorization"] for r in scripted.script.requests] == ["Bearer sk-1", "Bearer sk-2"]
+
+    async def test_a_key_callable_that_fails_is_named_without_its_words(self) -> None:
+        def vault() -> str:
+            raise LookupError(SECRET)
+
+        with pytest.raises(CallFailed, match="LookupError") as caught:
+            await Scripted([], vault).send(GET)
+        assert caught.value.failure.kind == "auth"
+        assert SECRET not in str(caught.value)
+
+    async def test_the_key_is_in_no_log_reply_or_repr(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        scripted = Scripted([httpx2.ReadError("broken"), httpx2.Response(401, text="no")])
+        reply, _ = await scripted.send(GET)
+        assert SECRET not in caplog.text + repr(reply) + repr(scripted.wire) + repr(scripted.script.requests)
+
+
+# --- real sockets
+
+HEAD = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n"
+
+
+@contextmanager
+def serving(*connections: Sequence[bytes]) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer the requests of each connection with these bytes, then break it; gives the URL and what was asked."""
+    asked: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        for replies in connections:
+            connection, _ = listener.accept()
+            with connection:
+                for reply in replies:
+                    asked.append(connection.recv(65_536))
+                    connection.sendall(reply)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", asked
+    finally:
+        thread.join(10)
+        listener.close()
+
+
+async def test_a_broken_connection_after_a_400_does_no_harm_to_the_next_call() -> None:
+    with serving([HEAD % (400, 2) + b"no"], [HEAD % (200, 3) + b"yes"]) as (url, asked):
+        wire = Wire(url, SECRET, no_runs)
+        assert await wire.send(POST) == Reply(400, b"no")
+        assert await wire.send(POST) == Reply(200, b"yes")
+        await wire.aclose()
+    assert len(asked) == 2
+
+
+async def test_a_download_that_ends_early_is_noticed_and_not_repeated_behind_the_readers_back() -> None:
+    chunks: list[bytes] = []
+
+    async def receive(chunk: bytes) -> None:
+        chunks.append(chunk)
+
+    with serving([HEAD % (200, 2_000_000) + b"x" * 1_500_000]) as (url, _):
+        wire = Wire(url, SECRET, no_runs)
+        reply = await wire.send(GET, receive)
+        await wire.aclose()
+    assert reply.status == 0
+    assert 0 < len(b"".join(chunks)) <= 1_500_000
+
+
+async def test_a_download_that_cannot_begin_is_repeated() -> None:
+    chunks: list[bytes] = []
+
+    async def receive(chunk: bytes) -> None:
+        chunks.append(chunk)
+
+    with serving([b""], [HEAD % (503, 0)], [HEAD % (200, 4) + b"rows"]) as (url, _):
+        wire = Wire(url, SECRET, no_runs)
+        reply = await wire.send(GET, receive)
+        await wire.aclose()
+    assert (reply, chunks) == (Reply(200, b""), [b"rows"])
+
+
+async def test_a_refused_download_gives_its_reason() -> None:
+    async def receive(chunk: bytes) -> None:
+        raise AssertionError("nothing to receive")
+
+    with serving([HEAD % (404, 4) + b"gone"]) as (url, _):
+        wire = Wire(url, SECRET, no_runs)
+        assert await wire.send(GET, receive) == Reply(404, b"gone")
+        await wire.aclose()

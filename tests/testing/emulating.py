@@ -1,0 +1,104 @@
+"""What the tests of the emulator share: input files, a virtual clock, a client of the inline application."""
+
+import asyncio
+import gc
+import glob
+import json
+import os
+import selectors
+import tempfile
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import httpx2
+
+from carpool.testing import Emulator
+
+CHAT = "/v1/chat/completions"
+DAY = 86_400
+
+
+def body(text: str = "hi", **more: Any) -> dict[str, Any]:
+    return {"model": "gpt-4o", "messages": [{"role": "user", "content": text}], **more}
+
+
+def line(custom_id: str = "r-0", *, url: str = CHAT, content: Any = None, **more: Any) -> dict[str, Any]:
+    return {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": url,
+        "body": body() if content is None else content,
+        **more,
+    }
+
+
+def jsonl(lines: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(entry).encode() + b"\n" for entry in lines)
+
+
+def some(number: int) -> bytes:
+    return jsonl(line(f"r-{index}", content=body(f"text {index}")) for index in range(number))
+
+
+def parsed(content: bytes) -> dict[str, dict[str, Any]]:
+    return {row["custom_id"]: row for row in map(json.loads, content.split(b"\n")[:-1])}
+
+
+def leftovers() -> tuple[list[str], list[str], int]:
+    """Give the threads, the temporary folders and the number of open descriptors that are there now."""
+    gc.collect()
+    # The SDK asks for worker threads, which both backends keep for a while.
+    foreign = ("pytest_timeout", "AnyIO worker", "Trio thread")
+    threads = sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith(foreign))
+    folders = sorted(glob.glob(os.path.join(tempfile.gettempdir(), "carpool-emulator-*")))
+    return threads, folders, len(os.listdir("/dev/fd"))
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Jump to the next timer instead of waiting for it."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        loop = self
+
+        class Jumping(selectors.DefaultSelector):
+            def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+                ready = super().select(0)
+                if not ready and timeout is None:
+                    return super().select(1)
+                if not ready and timeout is not None:
+                    loop._now += timeout
+                return ready
+
+        super().__init__(Jumping())
+
+    def time(self) -> float:
+        return self._now
+
+
+class Client:
+    """Drive the application of an emulator without sockets."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        transport = httpx2.ASGITransport(app=emulator.app)
+        self.http = httpx2.AsyncClient(transport=transport, base_url="http://emulator/v1", timeout=None)
+
+    async def upload(self, content: bytes, purpose: str = "batch", name: str = "in.jsonl") -> str:
+        reply = await self.http.post("/files", files={"file": (name, content)}, data={"purpose": purpose})
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["id"])
+
+    async def create(self, file_id: str, endpoint: str = CHAT, **more: Any) -> str:
+        given = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h", **more}
+        reply = await self.http.post("/batches", json=given)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["status"] == "validating"
+        return str(reply.json()["id"])
+
+    async def get(self, batch_id: str) -> dict[str, Any]:
+        batch: dict[str, Any] = (await self.http.get(f"/batches/{batch_id}")).json()
+        return batch
+
+    async def rows(self, file_id: str | None) -> dict[str, dict[str, Any]]:
+        return {} if file_id is None else parsed((await self.http.get(f"/files/{file_id}/content")).content)
