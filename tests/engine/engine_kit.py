@@ -120,9 +120,9 @@ class Shell:
         """Give the seconds until something is due."""
         return self.engine.deadline() - self.now
 
-    def packed(self, *rows: int, **more: int) -> Upload:
+    def packed(self, *rows: int) -> Upload:
         """Bring rows as far as the upload."""
-        return only(self.accept(*rows, **more) + self.tell(Flush()), Upload)
+        return only(self.accept(*rows) + self.tell(Flush()), Upload)
 
     def uploaded(self, *rows: int) -> Create:
         """Bring rows as far as the creation."""

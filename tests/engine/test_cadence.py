@@ -5,15 +5,18 @@ from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from carpool.config import Timing
 from carpool.engine.agenda import Agenda
 from carpool.engine.cadence import Pace, backoff, check_pause, spread
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 HOUR = 3600.0
 
 
+@unhurried
 @given(age=st.floats(0, 1e6), jitter=st.floats(0, 1, exclude_max=True))
 def test_a_batch_is_asked_for_between_poll_min_and_poll_max_give_or_take_a_twentieth(age: float, jitter: float) -> None:
     timing = Timing(poll_min=2, poll_max=60, poll_fraction=0.05)
@@ -36,6 +39,7 @@ def test_base_and_cap_of_the_back_off_can_be_set() -> None:
     assert backoff(9, 1.0, base=30, cap=600) == 600
 
 
+@unhurried
 @given(st.text(), st.integers(0, 1_000))
 def test_the_same_draw_of_the_same_batch_is_always_the_same(key: str, draw: int) -> None:
     assert spread(key, draw) == spread(key, draw)
@@ -47,6 +51,7 @@ def test_draws_are_spread_over_the_whole_range() -> None:
     assert max(after - before for before, after in pairwise(draws)) < 0.02
 
 
+@unhurried
 @given(
     st.integers(1, 50),
     st.lists(st.floats(0, 2 * HOUR), max_size=200),
@@ -86,6 +91,7 @@ def test_a_clock_that_goes_back_gives_no_room() -> None:
     assert pace.ready_at(900.0) > 900.0
 
 
+@unhurried
 @given(st.lists(st.one_of(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), st.sampled_from("abc"))))
 def test_the_agenda_keeps_the_last_deadline_of_each_name(notes: list[tuple[str, int] | str]) -> None:
     agenda, model = Agenda[str](), dict[str, int]()

@@ -324,9 +324,9 @@ class EngineMachine(RuleBasedStateMachine):
             lines = st.sampled_from([None, *range(1, len(remote.rows) + 2)])
             if code:
                 problems = [BatchProblem(code, "no", line) for line in data.draw(st.lists(lines, min_size=1))]
-        elif seen == "completed":
+        files = data.draw(st.booleans())
+        if files:
             remote.answered = data.draw(st.lists(st.sampled_from(remote.rows), unique=True))
-        files = data.draw(st.booleans()) or bool(remote.answered)
         remote.status = BatchStatus(
             remote.status.id,
             remote.key,
@@ -481,7 +481,7 @@ def in_no_order(commands: list[Command]) -> list[str]:
 
 
 EngineMachine.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=400,
     stateful_step_count=30,
     deadline=None,
     report_multiple_bugs=False,

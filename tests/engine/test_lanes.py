@@ -371,12 +371,6 @@ def test_one_creation_an_hour_is_waited_for() -> None:
     assert shell.pause >= 3_600
 
 
-def test_a_row_that_is_larger_than_a_file_is_never_packed_into_an_empty_one() -> None:
-    engine = Shell(limits=SMALL).engine
-    (command,) = engine.handle(Accepted(LANE, make_run([1], size=201)), NOW)
-    assert not isinstance(command, Record) or rows_of(command.fact.runs)
-
-
 def test_lines_of_a_failed_validation_count_from_one_in_the_order_of_the_file() -> None:
     shell = Shell(limits=SMALL)
     shell.accept(1, 2, 3, 4, 5)

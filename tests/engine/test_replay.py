@@ -31,8 +31,8 @@ def look_in_vain(shell: Shell, key: str) -> list[Command]:
 
 def test_waiting_open_and_ended_batches_are_replayed() -> None:
     shell = Shell()
-    shell.opened(1, 2)
     key = shell.ended(3, 4)
+    shell.opened(1, 2)
     shell.tell(Answered(key, [answer(3)]))
     shell.tell(Failed((key,), refused("lost")))
     shell.accept(5)

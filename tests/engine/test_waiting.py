@@ -5,11 +5,13 @@ from itertools import accumulate
 
 import hypothesis.strategies as st
 from engine_kit import make_run, rows_of
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from carpool.engine.packing import Waiting, first_fit
 from carpool.models import FileLimits, Run
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 limits = st.builds(
     FileLimits,
@@ -34,6 +36,7 @@ def queues(draw: st.DrawFn) -> list[Run]:
     return runs
 
 
+@unhurried
 @given(queues(), limits)
 def test_what_fits_is_the_longest_beginning_within_every_limit(queue: list[Run], limits: FileLimits) -> None:
     sizes = list(accumulate(size for run in queue for size in run.sizes))
@@ -49,6 +52,7 @@ def test_what_fits_is_the_longest_beginning_within_every_limit(queue: list[Run],
     assert all(chosen_run.segment == run.segment for chosen_run, run in zip(chosen, queue, strict=False))
 
 
+@unhurried
 @given(queues(), limits)
 def test_packing_again_and_again_sends_every_row_once_and_in_order(queue: list[Run], limits: FileLimits) -> None:
     waiting = Waiting()
@@ -159,4 +163,5 @@ class WaitingMachine(RuleBasedStateMachine):
         assert self.waiting.inputs == sum(line[4] for line in self.model)
 
 
+WaitingMachine.TestCase.settings = unhurried
 TestWaitingMachine = WaitingMachine.TestCase

@@ -8,11 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from carpool.errors import LimitExceeded, Unbatchable
 from carpool.providers.openai import ENDPOINTS, OpenAI
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 openai = OpenAI()
 CHAT = "/v1/chat/completions"
@@ -34,6 +37,7 @@ class Point:
     x: float
 
 
+@unhurried
 @given(st.dictionaries(st.text(), values))
 def test_a_mapping_becomes_its_json_on_one_line(body: dict[str, Any]) -> None:
     body = {**body, "model": "m", "stream": None}
@@ -51,6 +55,7 @@ def test_ready_json_travels_unchanged(body: str | bytes) -> None:
     assert encoded == (body.encode() if isinstance(body, str) else body)
 
 
+@unhurried
 @given(st.dictionaries(st.text(), values), st.sampled_from(["\n", "\r\n", "\r"]), st.booleans())
 def test_pretty_printed_json_is_put_on_one_line(body: dict[str, Any], end: str, as_bytes: bool) -> None:
     body = {**body, "model": "m", "stream": False}
@@ -94,7 +99,8 @@ def test_what_is_no_json_object_is_refused(body: Any) -> None:
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    "wrap", [lambda x: x, lambda x: [1, (x,)], lambda x: {"a": [{"b": x}]}, lambda x: {x}, lambda x: frozenset({x})]
+    "wrap",
+    [lambda x: x, lambda x: [1, (x,)], lambda x: {"a": [{"b": x}]}, lambda x: {x}, lambda x: frozenset({x}), Point],
 )
 def test_numbers_that_json_does_not_know_are_refused_wherever_they_stand(number: float, wrap: Any) -> None:
     with pytest.raises(Unbatchable, match="NaN or an infinity"):
@@ -194,6 +200,27 @@ def test_more_inputs_than_a_file_takes_are_refused() -> None:
 def test_a_body_that_is_larger_than_a_file_is_refused() -> None:
     with pytest.raises(LimitExceeded):
         openai.encode(CHAT, b'{"model":"m","x":"' + b"x" * openai.limits.bytes + b'"}')
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_the_largest_body_that_is_taken_fits_a_file_with_its_frame(endpoint: str) -> None:
+    class Small(OpenAI):
+        limits = msgspec.structs.replace(OpenAI.limits, bytes=1_000)
+
+    small = Small()
+    start, end = b'{"model":"m","x":"', b'"}'
+    room = small.limits.bytes
+    with pytest.raises(LimitExceeded):
+        small.encode(endpoint, start + b"x" * room + end)
+    taken = 0
+    for size in range(room):
+        try:
+            taken = max(taken, len(small.encode(endpoint, start + b"x" * size + end)[1]))
+        except LimitExceeded:
+            break
+    frame = sum(map(len, small.frame("p" * 40, endpoint))) + len(str(2**64))
+    assert taken > 500
+    assert taken + frame <= room
 
 
 def test_the_limits_are_those_of_the_guide_below_the_doubtful_200_megabytes() -> None:

@@ -126,11 +126,11 @@ class Batch:
         self.file_id: str | None = None
         self.status: BatchStatus | None = None
         self.opened_at = 0.0  # when it was created, or its reply was lost
-        self.looked_at = 0.0  # when the listings were last searched for it
-        self.heard_at = 0.0  # when the provider last knew it
+        self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
         self.attempts = 0  # at the present step
         self.checks = 0
+        self.reads = 0  # of all its files
         self.again = False  # an upload without a reply may have arrived
         self._open: set[int] | None = None
 
@@ -138,7 +138,8 @@ class Batch:
         """Move on; an illegal step is a KeyError."""
         self.stage = STEPS[self.stage, step]
         self.attempts = 0
-        self.failing_since = None
+        if step not in (Step.LOST, Step.NOT_FOUND):  # a creation that is looked for in vain has not got further
+            self.failing_since = None
 
     @property
     def remote_id(self) -> str | None:
@@ -194,9 +195,9 @@ class Batch:
         claimed: list[Row] = []
         for row in rows:
             custom_id = row.custom_id
-            if custom_id.startswith(prefix) and custom_id[start:].isdecimal():
+            if custom_id.startswith(prefix) and len(custom_id) < start + 20 and custom_id[start:].isdecimal():
                 number = int(custom_id[start:])
-                if number in open_:
+                if number in open_ and str(number) == custom_id[start:]:
                     open_.remove(number)
                     numbers.append(number)
                     claimed.append(row)

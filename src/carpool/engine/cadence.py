@@ -32,7 +32,7 @@ class Pace:
 
     def __init__(self, per_hour: int) -> None:
         self._burst = max(1.0, per_hour / 10)
-        self._rate = (per_hour - self._burst) / 3600
+        self._rate = max(1.0, per_hour - self._burst) / 3600
         self._level = self._burst
         self._at = 0.0
 
@@ -46,8 +46,9 @@ class Pace:
         self._refill(now)
         self._level -= 1
 
-    def ready_at(self, now: float) -> float:
-        """Give the time at which one more may be created."""
+    def ready_at(self, now: float, decided: int = 0) -> float:
+        """Give the time at which one more may be created, besides those `decided` that are not counted yet."""
         self._refill(now)
+        missing = 1 + decided - self._level
         # The millionth is the error of the refill's own arithmetic: without it the last step would be asked for twice.
-        return now if self._level >= 1 - 1e-6 else now + (1 - self._level) / self._rate
+        return now if missing <= 1e-6 else now + missing / self._rate

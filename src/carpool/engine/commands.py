@@ -42,9 +42,10 @@ class Create(msgspec.Struct, frozen=True, gc=False):
 
 
 class Find(msgspec.Struct, frozen=True, gc=False):
-    """Look for batches by their client keys: their creation may or may not have happened."""
+    """Look for batches by their client keys: their creation may or may not have happened; `at` is now."""
 
     keys: tuple[str, ...]
+    at: float
 
 
 class Check(msgspec.Struct, frozen=True, gc=False):

@@ -1,7 +1,7 @@
 """The decisions: when to pack, what to submit, when to ask, whom to settle. No I/O, no clock, no randomness."""
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeAlias
 
@@ -49,6 +49,7 @@ Name: TypeAlias = Lane | str  # on the agenda: a lane, or a batch's key
 
 _SHORT_READS = 3  # times that files with fewer rows than the provider counted are fetched
 _HOLD, _HOLD_MAX = 30.0, 600.0  # seconds: how long a lane pauses for room, unless one of its batches ends before
+_NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _VANISHED = Failure("missing", "The provider no longer knows the batch.")
 _NEVER_FITS = Failure("full", "This request alone is larger than the account's enqueued-token limit for its model.")
 
@@ -66,12 +67,12 @@ class _LaneState:
     def __init__(self, limits: FileLimits) -> None:
         self.waiting = Waiting()
         self.limits = limits
-        self.first_at = 0.0
+        self.arrivals: deque[tuple[int, float]] = deque()  # first rows of groups that came together, and when
         self.last_at = 0.0
         self.held_until = 0.0
         self.refusals = 0
         self.flushing = False
-        self.packing = False  # a decision to pack is being recorded
+        self.packing: tuple[Run, ...] = ()  # a decision that is being recorded
         self.batches: set[str] = set()
 
     def due(self, timing: Timing) -> float:
@@ -80,7 +81,9 @@ class _LaneState:
             return math.inf
         if self.flushing or self.waiting.full(self.limits):
             return -math.inf
-        return min(self.last_at + timing.linger, self.first_at + timing.max_linger)
+        while len(self.arrivals) > 1 and self.arrivals[1][0] <= self.waiting.first:
+            self.arrivals.popleft()
+        return min(self.last_at + timing.linger, self.arrivals[0][1] + timing.max_linger)
 
 
 class Engine:
@@ -101,6 +104,7 @@ class Engine:
         self._agenda: Agenda[Name] = Agenda()
         self._pace = Pace(limits.creations_per_hour)
         self._packed_count = 0
+        self._decided = 0  # packings that are being recorded
         self.created = 0  # batches
         self._leaving = False
         self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
@@ -145,7 +149,8 @@ class Engine:
         if state is None:
             state = self._lanes[lane] = _LaneState(self._limits)
         if not state.waiting.rows:
-            state.first_at = now
+            state.arrivals.clear()
+        state.arrivals.append((run.rows[0], now))
         state.last_at = now
         state.waiting.append(run)
         self._segments[run.segment] = self._segments.get(run.segment, 0) + len(run)
@@ -156,23 +161,26 @@ class Engine:
     def _consider(self, lane: Lane, now: float) -> list[Command]:
         """Pack what is due, or note when it will be: later while there is no room, or creations are scarce."""
         state = self._lanes[lane]
+        state.flushing = state.flushing and state.waiting.rows > 0
         due = state.due(self._timing)
         if state.packing or due == math.inf or self._leaving:
             self._agenda.drop(lane)
             return []
-        due = max(due, state.held_until, self._pace.ready_at(now))
+        due = max(due, state.held_until, self._pace.ready_at(now, self._decided))
         if due > now:
             self._agenda.set(lane, due)
             return []
-        state.packing = True
+        state.packing = tuple(first_fit(state.waiting, state.limits))
+        self._decided += 1
         self._packed_count += 1
-        return [Record(Packed(self._packed_count, lane, tuple(first_fit(state.waiting, state.limits))))]
+        return [Record(Packed(self._packed_count, lane, state.packing))]
 
     def _packed(self, event: Packed, now: float) -> list[Command]:
         state = self._lanes[event.lane]
-        state.packing = False
+        if state.packing:
+            state.packing = ()
+            self._decided -= 1
         state.waiting.take(event.runs)
-        state.flushing = state.flushing and state.waiting.rows > 0
         self._packed_count = max(self._packed_count, event.number)
         self._pace.take(now)
         batch = Batch(f"{self._pool}-b{event.number}", event.lane, event.runs)
@@ -183,7 +191,7 @@ class Engine:
     def _abandoned(self, event: Abandoned, now: float) -> list[Command]:
         commands: list[Command] = []
         for lane, state in self._lanes.items():
-            dropped = state.waiting.drop(event.rows)
+            dropped = state.waiting.drop(event.rows.difference(*(run.rows for run in state.packing)))
             if dropped:
                 commands += self._release(dropped)
                 commands += self._consider(lane, now)
@@ -217,7 +225,10 @@ class Engine:
     def _not_found(self, event: NotFound, now: float) -> list[Command]:
         commands: list[Command] = []
         for batch in map(self._batches.__getitem__, event.keys):
-            if batch.looked_at - batch.opened_at >= self._timing.lookup and not self._leaving:
+            searched = event.at - batch.opened_at >= self._timing.lookup
+            if searched and now - (batch.failing_since or now) >= PATIENCE[Stage.LOST]:
+                commands += self._end(batch, _NO_REPLY, now)
+            elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
                 self._pace.take(now)
                 commands += self._resume([batch], now)
@@ -237,15 +248,16 @@ class Engine:
             batch = self._batches[self._keys[remote_id]]
             if remote_id in seen:
                 commands += self._heard(batch, seen[remote_id], now)
-            elif now - batch.heard_at >= VANISHED:
+            elif now - (batch.denied_since or now) >= VANISHED:
                 commands += self._end(batch, _VANISHED, now, keep_files=True)
             else:
+                batch.denied_since = batch.denied_since or now
                 self._agenda.set(batch.key, now + self._pause(batch, now))
         return commands
 
     def _heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
-        batch.heard_at = now
-        batch.failing_since, batch.attempts = None, 0
+        batch.denied_since = batch.failing_since = None
+        batch.attempts = 0
         if batch.status is None or is_news(batch.status.status, status.status):
             batch.status = status
         if not is_end(batch.status.status):
@@ -268,9 +280,9 @@ class Engine:
 
     def _collected(self, event: Collected, now: float) -> list[Command]:
         batch = self._batches[event.key]
-        batch.attempts += 1
-        if batch.falls_short and batch.attempts < _SHORT_READS:
-            self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))
+        batch.reads += 1
+        if batch.falls_short and batch.reads < _SHORT_READS:
+            self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads)))
             return []
         return self._finish(batch, now)
 
@@ -404,14 +416,13 @@ class Engine:
                 case Stage.UPLOADED:
                     commands.append(Create(batch.packed, batch.file_id or ""))
                 case Stage.LOST:
-                    batch.looked_at = now
                     lost.append(batch.key)
                 case Stage.OPEN:
                     open_.append(batch)
                 case Stage.ENDED if batch.status is not None:
                     commands.append(Collect(batch.key, batch.status))
         if lost:
-            commands.append(Find(tuple(lost)))
+            commands.append(Find(tuple(lost), now))
         if open_:
             open_.sort(key=lambda batch: batch.opened_at, reverse=True)
             keys = tuple(batch.key for batch in open_)

@@ -61,9 +61,10 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
 
 
 class NotFound(msgspec.Struct, frozen=True, gc=False):
-    """Fact: the listings hold no batch of these client keys."""
+    """Fact: the listings, searched from the time `at` on, hold no batch of these client keys."""
 
     keys: tuple[str, ...]
+    at: float
 
 
 class Failed(msgspec.Struct, frozen=True, gc=False):

@@ -21,6 +21,11 @@ class Waiting:
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)
 
+    @property
+    def first(self) -> int:
+        """Give the number of the row in front."""
+        return self._runs[0].rows[0]
+
     def append(self, run: Run) -> None:
         """Add rows at the end, into the last run where the spool goes on from there: few runs make few ranges."""
         size = run.size

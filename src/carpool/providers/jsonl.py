@@ -10,7 +10,14 @@ import msgspec
 from ..errors import Unbatchable
 from ..models import Body, Row
 
-_encoder = msgspec.json.Encoder()
+
+def _as_dict(value: Any) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_as_dict)
 
 
 def encode_body(body: Body) -> bytes:
@@ -38,12 +45,17 @@ def _one_line(body: bytes | str) -> bytes:
     return encoded.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in encoded or b"\r" in encoded else encoded
 
 
-def _holds_no_number(value: Any) -> bool:
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, Mapping):
-        return any(map(_holds_no_number, value.values()))
-    return isinstance(value, list | tuple | set | frozenset) and any(map(_holds_no_number, value))
+def _holds_no_number(body: Any) -> bool:
+    left = [msgspec.to_builtins(body, enc_hook=_as_dict)]
+    while left:
+        value = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return True
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
+    return False
 
 
 def frame(pool: str, endpoint: str) -> tuple[bytes, bytes, bytes]:
@@ -80,17 +92,18 @@ def parse_row(line: bytes) -> Row:
         reply = row.response
         # The body is copied: a view would keep the whole line alive.
         body = bytes(reply.body) if reply is not None else b""
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, RecursionError):
         return _parse_oddity(line)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise ValueError(f"not a row: {exc}") from exc
     if reply is not None and 200 <= reply.status_code < 300 and row.error == _NULL and body[:1] != b'"':
         return Row(row.custom_id, reply.status_code, reply.request_id or "", body)
     return _parse_oddity(line)
 
 
 def _parse_oddity(line: bytes) -> Row:
-    row = msgspec.json.decode(line)
+    try:
+        row = json.loads(line)  # unlike msgspec it reads half a surrogate pair, which models do write
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"not a row: {exc}") from exc
     if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
         raise ValueError("not a row: it has no custom_id")
     reply = row.get("response")
@@ -104,7 +117,7 @@ def _parse_oddity(line: bytes) -> Row:
         row["custom_id"],
         status,
         request_id if isinstance(request_id, str) else "",
-        body.encode() if isinstance(body, str) else _encoder.encode(body),
+        body.encode(errors="replace") if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode(),
         code,
         message,
     )

@@ -191,15 +191,12 @@ def _decode(reply: Reply) -> dict[str, Any]:
 
 def _refusal(reply: Reply) -> Failure:
     status = reply.status
-    try:
-        code, message = jsonl.describe(msgspec.json.decode(reply.body))
-    except (msgspec.DecodeError, RecursionError):
-        code, message = "", ""
+    code, message = _described(reply.body)
     message = message or _excerpt(reply.body) or f"HTTP {status}"
     if code == "token_limit_exceeded" or _NO_ROOM.search(message):
         return Failure("full", message, status, code)
     if status in _UNCERTAIN or status >= 500:
-        return Failure("lost", message, status or None, code or None)
+        return Failure("lost", message, status or None, code)
     if status in (401, 403):
         return Failure("auth", message, status, code)
     if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
@@ -207,6 +204,14 @@ def _refusal(reply: Reply) -> Failure:
     if status == 404 or (status == 400 and _MISSING_FILE.search(message)):
         return Failure("gone", message, status, code)
     return Failure("rejected", message, status, code)
+
+
+def _described(body: bytes) -> tuple[str | None, str]:
+    try:
+        code, message = jsonl.describe(msgspec.json.decode(body))
+    except (msgspec.DecodeError, RecursionError):
+        return None, ""
+    return code or None, message
 
 
 def _excerpt(body: bytes) -> str:
