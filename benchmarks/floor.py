@@ -43,7 +43,8 @@ async def floor(count: int, url: str) -> list[bytes]:
         custom_id = f"floor-{number}"
         head = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":' % custom_id.encode()
         lines.append(b"".join((head, body, b"}\n")))
-        future = futures[custom_id] = loop.create_future()
+        future: asyncio.Future[bytes] = loop.create_future()
+        futures[custom_id] = future
         return await future
 
     tasks = [asyncio.create_task(call(number)) for number in range(count)]

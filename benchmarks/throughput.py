@@ -69,7 +69,8 @@ def main() -> None:
     parser.add_argument("--uvloop", action="store_true")
     options = parser.parse_args()
     print(
-        "| calls | floor: CPU us a call | carpool | ratio | floor: peak MB | carpool | bytes more a call | floor: s | carpool |"
+        "| calls | floor: CPU us a call | carpool | ratio "
+        "| floor: peak MB | carpool | bytes more a call | floor: s | carpool |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     kept = True

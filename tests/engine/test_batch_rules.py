@@ -189,6 +189,16 @@ def test_a_failed_validation_condemns_the_rows_it_names_and_the_rest_travels_aga
     assert rows_of(only(commands, Upload).batch.runs) == [11, 13]
 
 
+def test_a_row_that_was_answered_is_not_condemned_as_well() -> None:
+    shell = Shell()
+    key = shell.opened(1, 2, 3)
+    shell.check(key, "failed", output="out", problems=(problem("invalid_url", 1), problem("invalid_url", 2)))
+    shell.answered(key, 1)
+    commands = shell.tell(Collected(key))
+    assert failures(commands) == {2: "rejected"}
+    assert rows_of(only(commands, Upload).batch.runs) == [3]
+
+
 def test_rows_that_travel_again_go_before_those_that_came_later() -> None:
     shell = Shell(Timing(linger=30))
     key = shell.opened(1, 2, 3)
@@ -335,7 +345,7 @@ def test_creations_that_get_no_reply_for_too_long_fail_their_rows_though_listing
         if of(commands, Create):
             commands = shell.tell(Failed((key,), refused("lost")))
         elif of(commands, Find):
-            commands = shell.tell(NotFound((key,)))
+            commands = shell.tell(NotFound((key,), shell.now))
         else:
             commands = shell.wait()
     assert failures(commands) == {1: "failed"}
@@ -361,7 +371,7 @@ def test_a_lost_creation_is_repeated_once_and_only_after_a_look_at_the_end_of_th
     while not of(commands, Create):
         assert only(commands, Find).keys == (key,)
         looks.append(shell.now - NOW)
-        commands = shell.tell(NotFound((key,))) or shell.wait()
+        commands = shell.tell(NotFound((key,), shell.now)) or shell.wait()
     assert looks[-1] == pytest.approx(10.0)
     assert all(look < 10.0 for look in looks[:-1])
     assert len(looks) > 3
@@ -374,9 +384,9 @@ def test_a_reply_to_an_early_look_that_comes_late_does_not_repeat_the_creation()
     shell = Shell()
     key = shell.uploaded(1).batch.key
     shell.tell(Failed((key,), refused("lost")))
-    assert shell.tell(NotFound((key,)), after=60) == []
+    assert shell.tell(NotFound((key,), shell.now), after=60) == []
     assert only(shell.wait(), Find).keys == (key,)
-    assert only(shell.tell(NotFound((key,))), Create).batch.key == key
+    assert only(shell.tell(NotFound((key,), shell.now)), Create).batch.key == key
 
 
 @pytest.mark.parametrize("kind", ["busy", "lost"])

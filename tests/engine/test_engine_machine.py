@@ -356,7 +356,7 @@ class EngineMachine(RuleBasedStateMachine):
             if self.looks[key] >= self.lost_at[key] + TIMING.lookup:
                 del self.lost_at[key]
         if missing:
-            self.feed(NotFound(tuple(missing)))
+            self.feed(NotFound(tuple(missing), step.at))
 
     def check(self, step: Check, data: st.DataObject) -> None:
         statuses = []

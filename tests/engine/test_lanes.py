@@ -259,7 +259,7 @@ def test_what_is_under_way_when_we_leave_is_given_up_when_its_outcome_comes() ->
     assert shell.tell(Uploaded(upload.batch.key, "file-a")) == [Delete(("file-a",))]
     key = create.batch.key
     assert shell.tell(Created(key, status(key, "validating"))) == [Cancel(remote(key)), Delete((f"file-{key}",))]
-    assert shell.tell(NotFound((lost,)), after=60) == []
+    assert shell.tell(NotFound((lost,), shell.now), after=60) == []
     assert shell.wait() == []
 
 
@@ -358,7 +358,7 @@ def test_a_repeated_creation_counts_too() -> None:
     key = shell.uploaded(1).batch.key
     commands = shell.tell(Failed((key,), refused("lost")))
     while not of(commands, Create):
-        commands = shell.tell(NotFound((key,))) or shell.wait()
+        commands = shell.tell(NotFound((key,), shell.now)) or shell.wait()
     shell.tell(Created(key, status(key, "completed")))
     shell.accept(2)
     assert shell.pause > 100

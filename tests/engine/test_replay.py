@@ -25,7 +25,7 @@ def look_in_vain(shell: Shell, key: str) -> list[Command]:
     """Lose a creation, and look for it until it is to be repeated."""
     commands = shell.tell(Failed((key,), refused("lost")))
     while not of(commands, Create):
-        commands = shell.tell(NotFound((key,))) or shell.wait()
+        commands = shell.tell(NotFound((key,), shell.now)) or shell.wait()
     return commands
 
 

@@ -293,7 +293,7 @@ class Engine:
             raise AssertionError("only a batch with a status ends")
         if no_room(status):
             return self._requeue(batch, now)
-        guilty = condemned(status, batch.rows)
+        guilty = {row: failure for row, failure in condemned(status, batch.rows).items() if row in batch.open}
         if guilty:
             failures = [Fail(status.id, (row,), failure) for row, failure in guilty.items()]
             return [*failures, *self._send_again(batch, guilty, now)]
