@@ -12,16 +12,17 @@ class Agenda(Generic[K]):
     """Keep one deadline for each name; a moved or dropped one leaves a stale entry that is skipped when it surfaces."""
 
     def __init__(self) -> None:
-        self._at: dict[K, float] = {}
-        self._heap: list[tuple[float, int, K]] = []
-        self._pushed = 0
+        self._at: dict[K, tuple[float, float]] = {}
+        self._heap: list[tuple[float, float, str, K]] = []
 
-    def set(self, name: K, at: float) -> None:
-        """Note that `name` is due at `at`, whatever was noted before."""
-        if self._at.get(name) != at:
-            self._at[name] = at
-            self._pushed += 1
-            heapq.heappush(self._heap, (at, self._pushed, name))
+    def set(self, name: K, at: float, since: float = 0.0) -> None:
+        """Note that `name` is due at `at`, whatever was noted before; of those due together the longest wait is first.
+
+        The order depends on these arguments alone, so that a replay comes to the same.
+        """
+        if self._at.get(name) != (at, since):
+            self._at[name] = at, since
+            heapq.heappush(self._heap, (at, since, str(name), name))
 
     def drop(self, name: K) -> None:
         """Forget `name`."""
@@ -30,8 +31,8 @@ class Agenda(Generic[K]):
     def next(self) -> float:
         """Give the nearest deadline, `math.inf` when there is none."""
         while self._heap:
-            at, _, name = self._heap[0]
-            if self._at.get(name) == at:
+            at, since, _, name = self._heap[0]
+            if self._at.get(name) == (at, since):
                 return at
             heapq.heappop(self._heap)
         return math.inf
@@ -40,11 +41,11 @@ class Agenda(Generic[K]):
         """Take out all that is due by `now`, the earliest first."""
         due = []
         while self.next() <= now:
-            _, _, name = heapq.heappop(self._heap)
+            *_, name = heapq.heappop(self._heap)
             del self._at[name]
             due.append(name)
         return due
 
     def until(self, at: float) -> list[K]:
         """Name all that is due by `at`, in no order."""
-        return [name for name, due in self._at.items() if due <= at]
+        return [name for name, (due, _) in self._at.items() if due <= at]

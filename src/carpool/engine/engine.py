@@ -81,9 +81,14 @@ class _LaneState:
             return math.inf
         if self.flushing or self.waiting.full(self.limits):
             return -math.inf
+        return min(self.last_at + timing.linger, self.since + timing.max_linger)
+
+    @property
+    def since(self) -> float:
+        """Give the time at which the longest waiting row came."""
         while len(self.arrivals) > 1 and self.arrivals[1][0] <= self.waiting.first:
             self.arrivals.popleft()
-        return min(self.last_at + timing.linger, self.arrivals[0][1] + timing.max_linger)
+        return self.arrivals[0][1]
 
 
 class Engine:
@@ -168,7 +173,7 @@ class Engine:
             return []
         due = max(due, state.held_until, self._pace.ready_at(now, self._decided))
         if due > now:
-            self._agenda.set(lane, due)
+            self._agenda.set(lane, due, state.since)
             return []
         state.packing = tuple(first_fit(state.waiting, state.limits))
         self._decided += 1
