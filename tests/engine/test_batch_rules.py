@@ -658,3 +658,24 @@ def _reasons(commands: list[Command]) -> list[Failure]:
         if command.failure not in reasons:
             reasons.append(command.failure)
     return reasons
+
+
+def test_a_lane_whose_batches_find_room_again_sends_larger_ones() -> None:
+    shell = Shell()
+    shell.uploaded(1, 2, 3, 4)
+    commands = shell.tell(Failed(("p-b1",), refused("full"))) + shell.wait()
+    assert [rows_of(upload.batch.runs) for upload in of(commands, Upload)] == [[1, 2], [3, 4]]
+    for key in ("p-b2", "p-b3"):
+        shell.tell(Uploaded(key, f"file-{key}"))
+        shell.tell(Created(key, status(key, "validating")))
+        shell.check(key, "completed")
+    assert rows_of(only(shell.accept(5, 6, 7, 8), Upload).batch.runs) == [5, 6, 7, 8]
+
+
+def test_a_single_row_that_finds_no_room_for_a_while_is_answered_in_the_end() -> None:
+    shell = Shell()
+    shell.packed(1)
+    for number in range(1, 6):
+        shell.tell(Uploaded(f"p-b{number}", "file"))
+        assert failures(shell.tell(Failed((f"p-b{number}",), refused("full")))) == {}
+        assert rows_of(only(shell.wait(), Upload).batch.runs) == [1]

@@ -227,3 +227,9 @@ def test_the_limits_are_those_of_the_guide_below_the_doubtful_200_megabytes() ->
     limits = openai.limits
     assert (limits.requests, limits.inputs, limits.creations_per_hour) == (50_000, 50_000, 2_000)
     assert limits.bytes == 190_000_000
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_a_raw_line_break_inside_a_string_is_no_json_and_is_not_mended_in_silence(end: str) -> None:
+    with pytest.raises(Unbatchable, match="cannot be read"):
+        openai.encode(CHAT, f'{{"model": "m", "x": "one{end}two"}}')

@@ -124,7 +124,7 @@ class Batch:
         self.size = sum(run.size for run in runs)
         self.stage = Stage.PACKED
         self.file_id: str | None = None
-        self.status: BatchStatus | None = None
+        self.status = BatchStatus("", None, "unknown")
         self.opened_at = 0.0  # when it was created, or its reply was lost
         self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
@@ -143,8 +143,8 @@ class Batch:
 
     @property
     def remote_id(self) -> str | None:
-        """Give the provider's id."""
-        return self.status.id if self.status else None
+        """Give the provider's id, None before the creation."""
+        return self.status.id or None
 
     @property
     def packed(self) -> PackedBatch:
@@ -169,14 +169,12 @@ class Batch:
     @property
     def falls_short(self) -> bool:
         """Tell whether the files held fewer of the rows than the provider says it answered (traps 11)."""
-        answered = (self.status.answered if self.status else None) or 0
-        return answered > self.total - self.unsettled
+        return (self.status.answered or 0) > self.total - self.unsettled
 
     @property
     def files(self) -> tuple[str, ...]:
         """Give the ids of its remote files."""
-        status = self.status
-        ids = (self.file_id, status and status.output_file_id, status and status.error_file_id)
+        ids = (self.file_id, self.status.output_file_id, self.status.error_file_id)
         return tuple(file_id for file_id in ids if file_id)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import structs
 
 from ..config import Timing
 from ..models import BatchStatus, Failure, FileLimits, Lane, Run
@@ -49,6 +50,7 @@ Name: TypeAlias = Lane | str  # on the agenda: a lane, or a batch's key
 
 _SHORT_READS = 3  # times that files with fewer rows than the provider counted are fetched
 _HOLD, _HOLD_MAX = 30.0, 600.0  # seconds: how long a lane pauses for room, unless one of its batches ends before
+_REFUSALS = 6  # in a row, some twenty minutes: others on the account may have filled the queue for a while
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _VANISHED = Failure("missing", "The provider no longer knows the batch.")
 _NEVER_FITS = Failure("full", "This request alone is larger than the account's enqueued-token limit for its model.")
@@ -263,7 +265,7 @@ class Engine:
     def _heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         batch.denied_since = batch.failing_since = None
         batch.attempts = 0
-        if batch.status is None or is_news(batch.status.status, status.status):
+        if is_news(batch.status.status, status.status):
             batch.status = status
         if not is_end(batch.status.status):
             self._agenda.set(batch.key, now + self._pause(batch, now))
@@ -294,22 +296,23 @@ class Engine:
     def _finish(self, batch: Batch, now: float) -> list[Command]:
         """Settle what no file mentioned: by what the validation said, or by how the batch ended."""
         status = batch.status
-        if status is None:
-            raise AssertionError("only a batch with a status ends")
         if no_room(status):
             return self._requeue(batch, now)
         guilty = {row: failure for row, failure in condemned(status, batch.rows).items() if row in batch.open}
         if guilty:
             failures = [Fail(status.id, (row,), failure) for row, failure in guilty.items()]
             return [*failures, *self._send_again(batch, guilty, now)]
+        lane = self._lanes[batch.lane]
+        lane.refusals = 0
+        rows = lane.limits.requests
+        lane.limits = structs.replace(lane.limits, requests=min(rows + rows // 4 + 1, self._limits.requests))
         return self._end(batch, left_over(status), now)
 
     def _end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
         """Settle whatever is left of a batch with one failure and drop it: its lane has room again."""
         commands: list[Command] = [Fail(batch.remote_id, frozenset(batch.open), failure)] if batch.open else []
         commands += self._drop(batch, batch.runs, keep_files=keep_files)
-        lane = self._lanes[batch.lane]
-        lane.held_until, lane.refusals = 0.0, 0
+        self._lanes[batch.lane].held_until = 0.0
         return commands + self._consider(batch.lane, now)
 
     def _send_again(self, batch: Batch, without: Collection[int], now: float) -> list[Command]:
@@ -323,17 +326,16 @@ class Engine:
         return [*self._drop(batch, settled), *self._consider(batch.lane, now)]
 
     def _requeue(self, batch: Batch, now: float) -> list[Command]:
-        """Let the rows of a batch that found no room wait; a batch that was alone in its lane was too large.
+        """Let the rows of a batch that found no room wait; one that was alone in its lane goes again in halves.
 
-        A single request that finds no room in an empty queue never will.
+        A single request that finds no room time and again, with nothing else of ours in the queue, never will.
         """
         lane = self._lanes[batch.lane]
-        total = batch.total
-        if len(lane.batches) == 1 and total == 1:
-            return self._end(batch, _NEVER_FITS, now)
-        if len(lane.batches) == 1:
-            lane.limits = msgspec.structs.replace(lane.limits, requests=total // 2)
         lane.refusals += 1
+        if len(lane.batches) == 1:
+            if batch.total == 1 and lane.refusals > _REFUSALS:
+                return self._end(batch, _NEVER_FITS, now)
+            lane.limits = structs.replace(lane.limits, requests=max(1, batch.total // 2))
         lane.held_until = now + backoff(lane.refusals, spread(batch.key, lane.refusals), base=_HOLD, cap=_HOLD_MAX)
         return self._send_again(batch, (), now)
 
@@ -424,7 +426,7 @@ class Engine:
                     lost.append(batch.key)
                 case Stage.OPEN:
                     open_.append(batch)
-                case Stage.ENDED if batch.status is not None:
+                case _:
                     commands.append(Collect(batch.key, batch.status))
         if lost:
             commands.append(Find(tuple(lost), now))

@@ -21,9 +21,9 @@ _encoder = msgspec.json.Encoder(enc_hook=_as_dict)
 
 
 def encode_body(body: Body) -> bytes:
-    """Give a body as JSON on one line; `Unbatchable` when it is none."""
+    """Give a body as JSON; `Unbatchable` when a mapping is none. Of bytes and text only the encoding is checked."""
     if isinstance(body, bytes | str):
-        return _one_line(body)
+        return _utf8(body)
     try:
         encoded = _encoder.encode(body)
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as exc:
@@ -34,14 +34,18 @@ def encode_body(body: Body) -> bytes:
     return encoded
 
 
-def _one_line(body: bytes | str) -> bytes:
+def _utf8(body: bytes | str) -> bytes:
     try:
         encoded = body.encode() if isinstance(body, str) else body
         if not encoded.isascii():
             encoded.decode()
     except UnicodeError as exc:
         raise Unbatchable(f"The body is not UTF-8: {exc}. Encode it as UTF-8.") from exc
-    # JSON allows line breaks between tokens only; inside strings they are escaped. So a blank changes nothing.
+    return encoded
+
+
+def one_line(encoded: bytes) -> bytes:
+    """Put valid JSON on one line: it allows line breaks between tokens only, so a blank changes nothing."""
     return encoded.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in encoded or b"\r" in encoded else encoded
 
 

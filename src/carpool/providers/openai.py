@@ -75,7 +75,7 @@ class OpenAI:
         if peek.stream:
             raise Unbatchable("The body asks for stream: true. Batches cannot stream; leave it out.")
         inputs = self._count_inputs(peek.input) if isinstance(peek, _PeekInput) else 0
-        return peek.model, encoded, inputs
+        return peek.model, jsonl.one_line(encoded), inputs
 
     def _count_inputs(self, value: Any) -> int:
         # A list of token numbers is one input; a list of texts or of such lists is many (contracts A3).
