@@ -131,8 +131,8 @@ def test_a_status_0_without_body_is_a_failure() -> None:
         b'{"custom_id":null,"response":{"status_code":2',
         b'{"custom_id":"a","response":{"status_code":"200","body":"\xff"}}',
         b'{"custom_id":"\xff"}',
-        b'{"custom_id":"a","response":{"status_code":400,"body":' + b"[" * 5_000 + b"]" * 5_000 + b"}}",
-        b'{"custom_id":null,"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+        b'{"custom_id":"a","response":{"status_code":400,"body":' + b"[" * 200_000 + b"]" * 200_000 + b"}}",
+        b'{"custom_id":null,"x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     ],
 )
 def test_what_is_no_row_is_a_value_error(line: bytes) -> None:

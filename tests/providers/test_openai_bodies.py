@@ -89,7 +89,7 @@ def test_pretty_printed_json_is_put_on_one_line(body: dict[str, Any], end: str, 
         {"model": "m", "x": object()},
         {"model": "m", "x": {1, object()}},
         {"model": "m", ("a",): 1},
-        b'{"model":"m","x":' + b"[" * 5_000 + b"]" * 5_000 + b"}",
+        b'{"model":"m","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     ],
 )
 def test_what_is_no_json_object_is_refused(body: Any) -> None:

@@ -129,13 +129,12 @@ def _parse_oddity(line: bytes) -> Row:
 
 def describe(error: Any) -> tuple[str, str]:
     """Give code and message of an error: an object, a bare string, or None."""
+    while isinstance(error, dict) and isinstance(error.get("error"), dict | str):
+        error = error["error"]
     if not error:
         return "", ""
     if not isinstance(error, dict):
         return "error", str(error)
-    nested = error.get("error")
-    if isinstance(nested, dict | str):
-        return describe(nested)
     code = error.get("code") or error.get("type") or "error"
     return str(code), str(error.get("message") or "")
 
