@@ -249,9 +249,6 @@ class Collector:
             with anyio.move_on_after(_FAREWELL):
                 self.feed(Leave())
                 await self._until(lambda: not self._busy)
-            for lane in self._engine.lanes():
-                if lane.batches:
-                    log.warning("left %d batches of %s with %d requests", lane.batches, lane.lane.model, lane.submitted)
             await self._stop()
 
     async def _until(self, condition: Callable[[], bool]) -> None:

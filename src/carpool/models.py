@@ -152,6 +152,9 @@ class BatchProblem(msgspec.Struct, frozen=True, gc=False):
     line: int | None
 
 
+NO_REPLY = "no_reply"  # in place of a status, where a batch was asked for and nothing usable came back
+
+
 class BatchStatus(msgspec.Struct, frozen=True, gc=False):
     """Say how a remote batch stands; fields the provider left out or gave as "" are None (contracts A4)."""
 

@@ -75,6 +75,7 @@ class Performer:
         try:
             match command:
                 case Cancel():
+                    log.warning("cancelling batch %s: nobody awaits its answers", command.remote_id)
                     await self._tidy(self._provider.cancel(command.remote_id))
                 case Delete() if not self._keep_remote_files:
                     for file_id in command.file_ids:

@@ -97,7 +97,11 @@ class Pool:
         started = anyio.Event()
         collector = self._collector
         self._task = runtime.spawn(lambda: collector.run(started))
-        await started.wait()
+        try:
+            await started.wait()
+        except BaseException:
+            await collector.abandon()
+            raise
 
     async def aclose(self) -> None:
         """Submit what waits, wait for every caller, and close; when cancelled, leave as by an exception."""

@@ -24,7 +24,7 @@ from carpool.engine.batch import NEXT, is_end, is_news
 from carpool.engine.commands import Check, Collect, Command, Create, Delete, Discard, Fail, Find, Settle, Upload
 from carpool.engine.engine import LaneStats
 from carpool.engine.events import Answered, Checked, Collected, Created, Failed, NotFound, Uploaded
-from carpool.models import Failure, Row
+from carpool.models import NO_REPLY, BatchStatus, Failure, Row
 
 ENDS = ("failed", "completed", "expired", "cancelled")
 COURSE = ("validating", "in_progress", "finalizing", "cancelling")  # each may be skipped (contracts A5)
@@ -679,3 +679,14 @@ def test_a_single_row_that_finds_no_room_for_a_while_is_answered_in_the_end() ->
         shell.tell(Uploaded(f"p-b{number}", "file"))
         assert failures(shell.tell(Failed((f"p-b{number}",), refused("full")))) == {}
         assert rows_of(only(shell.wait(), Upload).batch.runs) == [1]
+
+
+def test_a_batch_without_a_reply_is_asked_for_again_while_the_others_go_on() -> None:
+    shell = Shell()
+    silent, done = shell.opened(1), shell.opened(2)
+    shell.wait()
+    news = [BatchStatus(remote(silent), None, NO_REPLY), status(done, "completed", output="out")]
+    commands = shell.tell(Checked((remote(silent), remote(done)), news))
+    assert only(commands, Collect).key == done
+    assert failures(commands) == {}
+    assert only(shell.wait(), Check).keys == (silent,)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from carpool.models import BatchProblem, BatchStatus, Call, CallFailed, Flow, Lane, PackedBatch, Reply
+from carpool.models import NO_REPLY, BatchProblem, BatchStatus, Call, CallFailed, Flow, Lane, PackedBatch, Reply
 from carpool.models import Upload as FilePart
 from carpool.providers import Provider
 from carpool.providers.openai import ENDPOINTS, OpenAI
@@ -245,12 +245,34 @@ def test_a_listing_that_repeats_a_batch_tells_of_it_once() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 429, 500, 0])
-def test_a_check_that_was_refused_fails_as_a_whole(status: int) -> None:
-    for remote_ids in (["b1"], ["b1", "b2"]):
-        flow = openai.check(remote_ids)
-        next(flow)
+def test_a_check_that_was_refused_fails(status: int) -> None:
+    flow = openai.check(["b1"])
+    next(flow)
+    with pytest.raises(CallFailed):
+        flow.send(Reply(status, b""))
+
+
+def test_a_refused_key_ends_a_check_at_once() -> None:
+    for replies in ([Reply(401, b"")], [page(), Reply(401, b"")]):
         with pytest.raises(CallFailed):
-            flow.send(Reply(status, b""))
+            play(openai.check(["b1", "b2"]), *replies)
+
+
+@pytest.mark.parametrize("status", [429, 500, 0])
+def test_a_server_that_gives_neither_a_listing_nor_a_batch_is_asked_no_further(status: int) -> None:
+    with pytest.raises(CallFailed):
+        play(openai.check(["b1", "b2", "b3"]), Reply(status, b""), Reply(status, b""))
+
+
+@pytest.mark.parametrize("status", [404, 405, 500])
+def test_without_a_listing_batches_are_asked_for_singly(status: int) -> None:
+    _, found = play(openai.check(["b1", "b2"]), Reply(status, b""), ok(remote("b1")), ok(remote("b2")))
+    assert ids(found) == ["b1", "b2"]
+
+
+def test_a_batch_that_cannot_be_read_does_not_hide_the_others() -> None:
+    _, found = play(openai.check(["b1", "b2", "b3"]), page(remote("b1")), Reply(500, b""), ok(remote("b3")))
+    assert [(status.id, status.status == NO_REPLY) for status in found] == [("b1", False), ("b2", True), ("b3", False)]
 
 
 # --- collect, cancel, delete

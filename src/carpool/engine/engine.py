@@ -9,7 +9,7 @@ import msgspec
 from msgspec import structs
 
 from ..config import Timing
-from ..models import BatchStatus, Failure, FileLimits, Lane, Run
+from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Run
 from .agenda import Agenda
 from .batch import (
     ON_FAILURE,
@@ -51,6 +51,7 @@ Name: TypeAlias = Lane | str  # on the agenda: a lane, or a batch's key
 _SHORT_READS = 3  # times that files with fewer rows than the provider counted are fetched
 _HOLD, _HOLD_MAX = 30.0, 600.0  # seconds: how long a lane pauses for room, unless one of its batches ends before
 _REFUSALS = 6  # in a row, some twenty minutes: others on the account may have filled the queue for a while
+_SILENT = Failure("lost", "The provider gives no reply about the batch.")
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _VANISHED = Failure("missing", "The provider no longer knows the batch.")
 _NEVER_FITS = Failure("full", "This request alone is larger than the account's enqueued-token limit for its model.")
@@ -253,7 +254,9 @@ class Engine:
         seen = {status.id: status for status in event.statuses}
         for remote_id in event.remote_ids:
             batch = self._batches[self._keys[remote_id]]
-            if remote_id in seen:
+            if remote_id in seen and seen[remote_id].status == NO_REPLY:
+                commands += self._failed_step(batch, _SILENT, now)
+            elif remote_id in seen:
                 commands += self._heard(batch, seen[remote_id], now)
             elif now - (batch.denied_since or now) >= VANISHED:
                 commands += self._end(batch, _VANISHED, now, keep_files=True)

@@ -41,7 +41,10 @@ class Provider(Protocol):
         ...
 
     def check(self, remote_ids: Sequence[str]) -> Flow[list[BatchStatus]]:
-        """Ask how batches stand, the newest first; those that the provider does not know are left out."""
+        """Ask how batches stand, the newest first.
+
+        Those that the provider does not know are left out; those it gave no usable reply about have `NO_REPLY`.
+        """
         ...
 
     def collect(self, status: BatchStatus) -> list[Call]:

@@ -8,6 +8,7 @@ import msgspec
 
 from ..errors import LimitExceeded, Unbatchable
 from ..models import (
+    NO_REPLY,
     BatchProblem,
     BatchStatus,
     Body,
@@ -128,21 +129,37 @@ class OpenAI:
 
     def check(self, remote_ids: Sequence[str]) -> Flow[list[BatchStatus]]:
         """Ask by listing pages while a page answers for at least two, then singly for what no page held."""
-        wanted = dict.fromkeys(remote_ids)
-        found: list[BatchStatus] = []
+        found = (yield from self._list(remote_ids)) if len(remote_ids) > 1 else {}
+        replied = bool(found)
+        for remote_id in (remote_id for remote_id in remote_ids if remote_id not in found):
+            reply = yield Call("GET", f"/batches/{remote_id}", True)
+            try:
+                found[remote_id] = _status(reply)
+            except CallFailed as exc:
+                kind = exc.failure.kind
+                if kind == "auth" or (kind != "gone" and not replied):
+                    raise
+                # One batch that cannot be read must not hide what the others came to.
+                if kind != "gone":
+                    found[remote_id] = BatchStatus(remote_id, None, NO_REPLY)
+            replied = True
+        return list(found.values())
+
+    def _list(self, remote_ids: Sequence[str]) -> Flow[dict[str, BatchStatus]]:
+        found: dict[str, BatchStatus] = {}
+        wanted = frozenset(remote_ids)
         after: str | None = None
-        while len(wanted) > 1:
-            page, after = _page((yield _listing(after)))
-            seen = [status for status in page if status.id in wanted]
-            for status in seen:
-                wanted.pop(status.id, None)
-            found += seen
+        while len(wanted) - len(found) > 1:
+            try:
+                page, after = _page((yield _listing(after)))
+            except CallFailed as exc:
+                if exc.failure.kind == "auth":
+                    raise
+                break  # some servers have no listing
+            seen = {status.id: status for status in page if status.id in wanted}
+            found |= seen
             if len(seen) < 2 or not after:
                 break
-        for remote_id in wanted:
-            reply = yield Call("GET", f"/batches/{remote_id}", True)
-            if reply.status != 404:
-                found.append(_status(reply))
         return found
 
     def collect(self, status: BatchStatus) -> list[Call]:
