@@ -22,7 +22,7 @@ help: ## list the targets
 demo: .venv/.runs ## summarise the topics of Python's own documentation, on the embedded emulator
 	$(BIN)/python examples/summarise_python_docs.py
 
-test: lint types check ## everything that must hold: ruff, mypy --strict, all tests
+test: lint types coverage check ## everything that must hold: ruff, mypy --strict, all tests
 
 lint: .venv/.tests
 	$(BIN)/ruff check .
@@ -31,12 +31,12 @@ lint: .venv/.tests
 types: .venv/.tests
 	$(BIN)/mypy
 
-check: .venv/.tests
-	$(BIN)/python -m pytest
-
-coverage: .venv/.tests ## engine/ and providers/ must be covered whole by their own tests
+coverage: .venv/.tests ## the tests of engine/ and providers/, which must cover them whole
 	$(BIN)/coverage run -m pytest -q tests/engine tests/providers
 	$(BIN)/coverage report --include='src/carpool/engine/*,src/carpool/providers/*' --fail-under=100 --show-missing
+
+check: .venv/.tests
+	$(BIN)/python -m pytest --ignore=tests/engine --ignore=tests/providers
 
 bench: .venv/.tests ## CPU and memory of 50,000 and 200,000 calls beside the straight line
 	$(BIN)/python -m benchmarks.throughput
