@@ -10,8 +10,9 @@ import anyio
 import anyio.abc
 
 from .engine.commands import Cancel, Command, Delete, Discard, Fail, Record, Settle
-from .engine.engine import Engine, LaneStats
+from .engine.engine import Engine
 from .engine.events import Abandoned, Accepted, Event, Flush, Leave, Tick
+from .engine.lane import LaneStats
 from .errors import CarpoolError, PoolClosed
 from .models import Body
 from .outcomes import error_of_failure, error_of_row, response_of

@@ -13,7 +13,8 @@ import msgspec
 
 from .collector import Collector
 from .config import Timing
-from .engine.engine import Engine, LaneStats
+from .engine.engine import Engine
+from .engine.lane import LaneStats
 from .errors import CarpoolError, ConfigurationError, PoolClosed
 from .models import Body, Request, Response
 from .providers.openai import OpenAI

@@ -22,8 +22,8 @@ from engine_kit import (
 from carpool.config import Timing
 from carpool.engine.batch import NEXT, is_end, is_news
 from carpool.engine.commands import Check, Collect, Command, Create, Delete, Discard, Fail, Find, Settle, Upload
-from carpool.engine.engine import LaneStats
 from carpool.engine.events import Answered, Checked, Collected, Created, Failed, NotFound, Uploaded
+from carpool.engine.lane import LaneStats
 from carpool.models import NO_REPLY, BatchStatus, Failure, Row
 
 ENDS = ("failed", "completed", "expired", "cancelled")

@@ -206,6 +206,9 @@ def for_rows(stage: Stage, failure: Failure) -> Failure:
     """Say to the rows of a batch why its step failed for good."""
     if failure.kind in ("auth", "disk", "full", "failed"):
         return failure
+    if stage is Stage.LOST:
+        message = f"Whether the batch was created cannot be found out: {failure.message}"
+        return structs.replace(failure, kind="failed", message=message)
     if stage in (Stage.OPEN, Stage.ENDED):
         return structs.replace(
             failure, kind="missing", message=f"The batch's answers are out of reach: {failure.message}"

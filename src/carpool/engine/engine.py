@@ -1,12 +1,9 @@
 """The decisions: when to pack, what to submit, when to ask, whom to settle. No I/O, no clock, no randomness."""
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeAlias
-
-import msgspec
-from msgspec import structs
 
 from ..config import Timing
 from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Run
@@ -44,54 +41,17 @@ from .events import (
     Tick,
     Uploaded,
 )
+from .lane import LaneState, LaneStats
 from .packing import Waiting, first_fit
+from .segments import Segments
 
 Name: TypeAlias = Lane | str  # on the agenda: a lane, or a batch's key
 
 _SHORT_READS = 3  # times that files with fewer rows than the provider counted are fetched
-_HOLD, _HOLD_MAX = 30.0, 600.0  # seconds: how long a lane pauses for room, unless one of its batches ends before
-_REFUSALS = 6  # in a row, some twenty minutes: others on the account may have filled the queue for a while
 _SILENT = Failure("lost", "The provider gives no reply about the batch.")
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _VANISHED = Failure("missing", "The provider no longer knows the batch.")
 _NEVER_FITS = Failure("full", "This request alone is larger than the account's enqueued-token limit for its model.")
-
-
-class LaneStats(msgspec.Struct, frozen=True, gc=False):
-    """Count one lane: requests waiting, requests in batches, batches."""
-
-    lane: Lane
-    waiting: int
-    submitted: int
-    batches: int
-
-
-class _LaneState:
-    def __init__(self, limits: FileLimits) -> None:
-        self.waiting = Waiting()
-        self.limits = limits
-        self.arrivals: deque[tuple[int, float]] = deque()  # first rows of groups that came together, and when
-        self.last_at = 0.0
-        self.held_until = 0.0
-        self.refusals = 0
-        self.flushing = False
-        self.packing: tuple[Run, ...] = ()  # a decision that is being recorded
-        self.batches: set[str] = set()
-
-    def due(self, timing: Timing) -> float:
-        """Give the time at which what waits is to be packed, whatever the room."""
-        if not self.waiting.rows:
-            return math.inf
-        if self.flushing or self.waiting.full(self.limits):
-            return -math.inf
-        return min(self.last_at + timing.linger, self.since + timing.max_linger)
-
-    @property
-    def since(self) -> float:
-        """Give the time at which the longest waiting row came."""
-        while len(self.arrivals) > 1 and self.arrivals[1][0] <= self.waiting.first:
-            self.arrivals.popleft()
-        return self.arrivals[0][1]
 
 
 class Engine:
@@ -104,11 +64,10 @@ class Engine:
         self._pool = pool
         self._timing = timing
         self._limits = limits
-        self._lanes: dict[Lane, _LaneState] = {}
+        self._lanes: dict[Lane, LaneState] = {}
         self._batches: dict[str, Batch] = {}
         self._keys: dict[str, str] = {}  # client keys by remote ids
-        self._segments: dict[int, int] = {}  # unsettled rows
-        self._growing: dict[Lane, int] = {}  # the segment that a lane's spool may still append to
+        self._segments = Segments()
         self._agenda: Agenda[Name] = Agenda()
         self._pace = Pace(limits.creations_per_hour)
         self._packed_count = 0
@@ -155,16 +114,9 @@ class Engine:
         lane, run = event.lane, event.run
         state = self._lanes.get(lane)
         if state is None:
-            state = self._lanes[lane] = _LaneState(self._limits)
-        if not state.waiting.rows:
-            state.arrivals.clear()
-        state.arrivals.append((run.rows[0], now))
-        state.last_at = now
-        state.waiting.append(run)
-        self._segments[run.segment] = self._segments.get(run.segment, 0) + len(run)
-        before = self._growing.get(lane)
-        self._growing[lane] = run.segment
-        return [*self._discard(() if before is None else (before,)), *self._consider(lane, now)]
+            state = self._lanes[lane] = LaneState(self._limits)
+        state.add(run, now)
+        return [*map(Discard, self._segments.add(lane, run)), *self._consider(lane, now)]
 
     def _consider(self, lane: Lane, now: float) -> list[Command]:
         """Pack what is due, or note when it will be: later while there is no room, or creations are scarce."""
@@ -201,7 +153,7 @@ class Engine:
         for lane, state in self._lanes.items():
             dropped = state.waiting.drop(event.rows.difference(*(run.rows for run in state.packing)))
             if dropped:
-                commands += self._release(dropped)
+                commands += map(Discard, self._segments.release(dropped))
                 commands += self._consider(lane, now)
         return commands
 
@@ -305,10 +257,7 @@ class Engine:
         if guilty:
             failures = [Fail(status.id, (row,), failure) for row, failure in guilty.items()]
             return [*failures, *self._send_again(batch, guilty, now)]
-        lane = self._lanes[batch.lane]
-        lane.refusals = 0
-        rows = lane.limits.requests
-        lane.limits = structs.replace(lane.limits, requests=min(rows + rows // 4 + 1, self._limits.requests))
+        self._lanes[batch.lane].admit()
         return self._end(batch, left_over(status), now)
 
     def _end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
@@ -329,18 +278,10 @@ class Engine:
         return [*self._drop(batch, settled), *self._consider(batch.lane, now)]
 
     def _requeue(self, batch: Batch, now: float) -> list[Command]:
-        """Let the rows of a batch that found no room wait; one that was alone in its lane goes again in halves.
-
-        A single request that finds no room time and again, with nothing else of ours in the queue, never will.
-        """
-        lane = self._lanes[batch.lane]
-        lane.refusals += 1
-        if len(lane.batches) == 1:
-            if batch.total == 1 and lane.refusals > _REFUSALS:
-                return self._end(batch, _NEVER_FITS, now)
-            lane.limits = structs.replace(lane.limits, requests=max(1, batch.total // 2))
-        lane.held_until = now + backoff(lane.refusals, spread(batch.key, lane.refusals), base=_HOLD, cap=_HOLD_MAX)
-        return self._send_again(batch, (), now)
+        """Let the rows of a batch that found no room wait."""
+        if self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0)):
+            return self._send_again(batch, (), now)
+        return self._end(batch, _NEVER_FITS, now)
 
     def _drop(self, batch: Batch, settled: Iterable[Run], *, keep_files: bool = False) -> list[Command]:
         """Forget a batch, the remote files it leaves and the segments that nobody needs any more."""
@@ -351,20 +292,7 @@ class Engine:
         if batch.remote_id is not None:
             self._keys.pop(batch.remote_id, None)
         files = () if keep_files else batch.files
-        return [*self._release(settled), *([Delete(files)] if files else [])]
-
-    def _release(self, runs: Iterable[Run]) -> list[Command]:
-        for run in runs:
-            self._segments[run.segment] -= len(run)
-        return self._discard({run.segment for run in runs})
-
-    def _discard(self, segments: Iterable[int]) -> list[Command]:
-        """Drop those segments whose rows are all settled and that no lane appends to any more."""
-        growing = set(self._growing.values())
-        done = [segment for segment in segments if segment not in growing and self._segments.get(segment) == 0]
-        for segment in done:
-            del self._segments[segment]
-        return [Discard(segment) for segment in done]
+        return [*map(Discard, self._segments.release(settled)), *([Delete(files)] if files else [])]
 
     # --- what goes wrong
 
@@ -443,7 +371,9 @@ class Engine:
 
     def _leave(self, event: Leave, now: float) -> list[Command]:
         self._leaving = True
-        return [command for batch in self._batches.values() for command in self._give_up(batch)]
+        lost = [batch for batch in self._batches.values() if batch.stage is Stage.LOST]
+        given_up = [command for batch in self._batches.values() for command in self._give_up(batch)]
+        return [*given_up, *self._resume(lost, now)]
 
     def _give_up(self, batch: Batch) -> list[Command]:
         """Cancel what runs and delete its input; what is under way is given up when its outcome comes.
