@@ -58,6 +58,8 @@ class Collector:
         self._epoch = time.time() - anyio.current_time()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._busy = 0
+        self._stopped = False
+        self._writing = False
         self._stirred = False
         self._stir = anyio.Event()
         self._quiet = anyio.Event()
@@ -186,20 +188,25 @@ class Collector:
         try:
             async with anyio.create_task_group() as self._tasks:
                 started.set()
-                await self._keep_time()
+                if not self._stopped:
+                    await self._keep_time()
         except Exception as exc:
             log.exception("the pool broke down")
             self._refuse(CarpoolError(f"The pool broke down by a fault of carpool's own: {exc!r}"))
         finally:
             self._refuse(PoolClosed("The pool's event loop ended before the answer came."))
             self._tasks = None
+            with anyio.CancelScope(shield=True):
+                await self._wire.aclose()
+                await self._spool.aclose()
             self._finished.set()
 
     async def _keep_time(self) -> None:
         while True:
             self._take_in()
             self._stir = anyio.Event()
-            if self._spool.has_chunks:
+            if self._spool.has_chunks and not self._writing:
+                self._writing = True
                 self._start(self._write, None)
             pause = self._engine.deadline() - self._now()
             with anyio.move_on_after(max(0.0, pause)):
@@ -212,6 +219,8 @@ class Collector:
         except OSError as exc:
             # What was not written is tried again before it is uploaded, and fails its own callers there.
             log.warning("the spool cannot be written: %s", exc)
+        finally:
+            self._writing = False
 
     def _start(self, perform: Callable[[Any], Awaitable[None]], command: Any) -> None:
         if self._tasks is not None:
@@ -233,7 +242,7 @@ class Collector:
     async def close(self) -> None:
         """Submit what waits, settle every caller, give up what nobody awaits, and end the background.
 
-        When cancelled, or the body failed, `abandon` is the way out.
+        When this is cancelled, or the body failed, `abandon` is the way out.
         """
         self._refusal = PoolClosed("The pool is closed. Open a new one for more requests.")
         self.flush()
@@ -246,24 +255,31 @@ class Collector:
     async def abandon(self) -> None:
         """Settle every caller with `PoolClosed`, cancel what runs remotely, best effort, and end the background."""
         self._refuse(PoolClosed("The pool was left by an exception before the answer came."))
-        with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(_FAREWELL):
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_FAREWELL):
                 self.feed(Leave())
                 await self._until(lambda: not self._busy)
-            await self._stop()
+            for left in self._performer.uncancelled:
+                log.warning("left before batch %s was cancelled: it runs on and is billed", left)
+        finally:  # also when asyncio cancels a second time, which no shield keeps out
+            self._end_background()
+        await self._stop()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while self._tasks is not None and not condition():
-            self._quiet = anyio.Event()
+            if self._quiet.is_set():
+                self._quiet = anyio.Event()
             await self._quiet.wait()
 
     async def _stop(self) -> None:
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
+        self._end_background()
         with anyio.CancelScope(shield=True):
             await self._finished.wait()
-            await self._wire.aclose()
-            await self._spool.aclose()
+
+    def _end_background(self) -> None:
+        self._stopped = True
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
 
 
 def _copy(error: CarpoolError) -> CarpoolError:

@@ -25,7 +25,7 @@ class RequestFailed(CarpoolError):
     """Say that one request was accepted and could not be answered.
 
     `status_code` is the row's HTTP status, None where the provider gave none; `code` and `message` are the
-    provider's own; `batch_id` is None when no batch was created; `attempts` counts the batches it travelled in.
+    provider's own; `batch_id` is None when no batch was created.
     """
 
     def __init__(
@@ -36,7 +36,6 @@ class RequestFailed(CarpoolError):
         code: str | None = None,
         custom_id: str | None = None,
         batch_id: str | None = None,
-        attempts: int = 1,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -44,7 +43,6 @@ class RequestFailed(CarpoolError):
         self.code = code
         self.custom_id = custom_id
         self.batch_id = batch_id
-        self.attempts = attempts
 
     def __str__(self) -> str:
         known: dict[str, Any] = {

@@ -4,6 +4,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias, TypeVar
 
+import anyio
+import anyio.lowlevel
+
 from .engine.commands import Cancel, Check, Collect, Create, Delete, Discard, Find, Step, Upload
 from .engine.events import Answered, Checked, Collected, Created, Event, Failed, NotFound, Uploaded
 from .models import Call, CallFailed, Failure, Flow, Reply, Row
@@ -17,6 +20,7 @@ Chore: TypeAlias = Cancel | Delete | Discard
 
 log = logging.getLogger("carpool")
 
+_CHORE = 60.0  # seconds
 _SLICE = 1_000  # rows parsed and settled at once: some milliseconds of the event loop
 
 
@@ -43,6 +47,9 @@ class Performer:
         self._feed = feed
         self._keep_remote_files = keep_remote_files
         self._downloads = 0
+        # Less than the wire's connections, so that checks and cancellations never wait for files.
+        self._transfers = anyio.CapacityLimiter(8)
+        self.uncancelled: set[str] = set()
 
     async def step(self, command: Step) -> None:
         """Carry out a step; whatever goes wrong is reported to the engine."""
@@ -71,23 +78,30 @@ class Performer:
         self._feed(Failed(command.keys, failure))
 
     async def chore(self, command: Chore) -> None:
-        """Carry out what nobody waits for; a failure is logged."""
+        """Carry out what nobody waits for, within a minute; a failure is logged."""
         try:
-            match command:
-                case Cancel():
-                    log.warning("cancelling batch %s: nobody awaits its answers", command.remote_id)
-                    await self._tidy(self._provider.cancel(command.remote_id))
-                case Delete() if not self._keep_remote_files:
-                    for file_id in command.file_ids:
-                        await self._tidy(self._provider.delete(file_id))
-                case Discard():
-                    await self._spool.discard(command.segment)
-        except (CallFailed, OSError) as exc:
-            log.warning("%r: %s", command, exc)
+            with anyio.move_on_after(_CHORE):
+                await self._chore(command)
+        except Exception as exc:  # noqa: BLE001 - a chore is nobody's answer: whatever happens to it, the pool goes on
+            log.warning("%r: %r", command, exc)
+
+    async def _chore(self, command: Chore) -> None:
+        match command:
+            case Cancel():
+                self.uncancelled.add(command.remote_id)
+                await self._tidy(self._provider.cancel(command.remote_id))
+                self.uncancelled.discard(command.remote_id)
+                log.warning("cancelled batch %s: nobody awaits its answers", command.remote_id)
+            case Delete() if not self._keep_remote_files:
+                for file_id in command.file_ids:
+                    await self._tidy(self._provider.delete(file_id))
+            case Discard():
+                await self._spool.discard(command.segment)
 
     async def _upload(self, command: Upload) -> None:
-        await self._spool.write(command.batch.runs)
-        file_id = await drive(self._provider.upload(command.batch), self._wire.send)
+        async with self._transfers:
+            await self._spool.write(command.batch.runs)
+            file_id = await drive(self._provider.upload(command.batch), self._wire.send)
         self._feed(Uploaded(command.batch.key, file_id))
 
     async def _create(self, command: Create) -> None:
@@ -97,7 +111,7 @@ class Performer:
 
     async def _find(self, command: Find) -> None:
         missing = dict.fromkeys(command.keys)
-        for status in await drive(self._provider.find(command.keys), self._wire.send):
+        for status in await drive(self._provider.find(command.files), self._wire.send):
             if status.key in missing:
                 del missing[status.key]
                 self._feed(Created(status.key, status))
@@ -112,10 +126,8 @@ class Performer:
         for call in self._provider.collect(command.status):
             self._downloads += 1
             name = f"download-{self._downloads}.jsonl"
-            try:
+            async with self._transfers:
                 await self._download(command.key, call, name)
-            finally:
-                await self._spool.remove(name)
         self._feed(Collected(command.key))
 
     async def _download(self, key: str, call: Call, name: str) -> None:
@@ -125,16 +137,27 @@ class Performer:
 
         async def receive(chunk: bytes) -> None:
             nonlocal offset
-            await self._spool.save(name, offset, chunk)
+            await self._save(name, offset, chunk)
             offset += len(chunk)
-            self._answer(key, lines.feed(chunk))
+            await self._answer(key, lines.feed(chunk))
 
-        reply = await self._wire.send(call, receive)
+        try:
+            reply = await self._wire.send(call, receive)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._spool.remove(name)
         if not 200 <= reply.status < 300:
             raise CallFailed(self._provider.refused(reply))
-        self._answer(key, lines.close())
+        await self._answer(key, lines.close())
 
-    def _answer(self, key: str, lines: list[bytes]) -> None:
+    async def _save(self, name: str, offset: int, chunk: bytes) -> None:
+        try:
+            await self._spool.save(name, offset, chunk)
+        except OSError as exc:
+            # The answers are in hand and paid for: a full disk must not keep them from their callers.
+            log.warning("a downloaded file cannot be saved: %s", exc)
+
+    async def _answer(self, key: str, lines: list[bytes]) -> None:
         for start in range(0, len(lines), _SLICE):
             rows: list[Row] = []
             for line in lines[start : start + _SLICE]:
@@ -144,6 +167,7 @@ class Performer:
                     if line.strip():
                         log.warning("a line in the files of batch %s is %s", key, exc)
             self._feed(Answered(key, rows))
+            await anyio.lowlevel.checkpoint()
 
     async def _tidy(self, call: Call) -> None:
         reply = await self._wire.send(call)

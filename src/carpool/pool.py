@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, overload
@@ -29,7 +30,7 @@ _BREATH = 500  # calls accepted by `gather` before others get the event loop: a 
 class Ports(NamedTuple):
     """Replace what touches the world: threads and sockets."""
 
-    run_sync: RunSync = anyio.to_thread.run_sync
+    run_sync: RunSync | None = None
     transport: Transport | None = None
 
 
@@ -89,7 +90,9 @@ class Pool:
         runtime = current_runtime()
         pool = token_hex(6)
         provider = OpenAI()
-        spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), self._ports.run_sync)
+        # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
+        threads = partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
+        spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), self._ports.run_sync or threads)
         wire = Wire(self._base_url, self._key, spool.read, headers=_account(), transport=self._ports.transport)
         engine = Engine(pool, self._timing, provider.limits)
         self._collector = Collector(
@@ -209,7 +212,7 @@ class Pool:
         accepted = [entry for entry in entries if not isinstance(entry, CarpoolError)]
         self._open().leave(number for number, _ in accepted)
         for _, waiter in accepted:
-            if waiter.done():
+            if waiter.done() and not waiter.cancelled():
                 waiter.exception()  # seen: asyncio would complain about an error that nobody looked at
 
 
@@ -232,6 +235,8 @@ def _checked_key(key: Any) -> Key:
 
 def _checked_url(url: str) -> str:
     parts = urlsplit(url)
+    if parts.username is not None:
+        raise ConfigurationError("base_url must hold no user name or password: they would show in logs.")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError("base_url must be an http or https address such as https://api.openai.com/v1.")
     return url.rstrip("/")

@@ -99,9 +99,10 @@ class Spool:
             tail.inputs.append(inputs)
         if tail.end - tail.unwritten >= CHUNK:
             self._seal(tail)
-            if tail.end >= SEGMENT:
-                self._report(Lane(endpoint, model), tail)
-                tail.begin(self._next_segment())
+        if tail.end >= SEGMENT:
+            self._seal(tail)
+            self._report(Lane(endpoint, model), tail)
+            tail.begin(self._next_segment())
 
     def accepted(self) -> list[tuple[Lane, Run]]:
         """Take out the rows that were added since the last time."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import trio
 
 
+_NAME = "carpool"
+
+
 class Waiter(Protocol):
     """Await one answer; an `asyncio.Future` is one."""
 
@@ -22,6 +25,10 @@ class Waiter(Protocol):
 
     def done(self) -> bool:
         """Tell whether it is settled, or its caller gone."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Tell whether its caller went before it was settled."""
         ...
 
     def exception(self) -> BaseException | None:
@@ -61,6 +68,9 @@ class TrioWaiter:
     def done(self) -> bool:
         return self._result is not None or self._error is not None
 
+    def cancelled(self) -> bool:
+        return False  # a caller that goes leaves no mark: trio unparks it itself
+
     def exception(self) -> BaseException | None:
         return self._error
 
@@ -99,5 +109,5 @@ def current_runtime() -> Runtime:
     except RuntimeError:
         from trio import lowlevel
 
-        return Runtime(TrioWaiter, lowlevel.spawn_system_task)
-    return Runtime(loop.create_future, lambda run: loop.create_task(run()))
+        return Runtime(TrioWaiter, lambda run: lowlevel.spawn_system_task(run, name=_NAME))
+    return Runtime(loop.create_future, lambda run: loop.create_task(run(), name=_NAME))

@@ -7,7 +7,7 @@ for the engine to judge. The key is known to this room alone and appears in noth
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from email.utils import parsedate_to_datetime
 from inspect import isawaitable
 from secrets import token_hex
@@ -29,6 +29,7 @@ CHUNK = 2**20  # bytes: what is read, sent and received at once
 _TRIES = 6
 _PAUSE, _PAUSE_MAX = 0.5, 16.0  # seconds: the widest first pause, and the widest of all
 _PASSING = frozenset({0, 408, 409, 429})  # besides 5xx: another try may fare better
+_ASKED_MAX = 600.0  # seconds: a longer `Retry-After` is obeyed so far, and then asked for again
 _REDIRECTS = 5
 # A file may take minutes to upload, but not minutes between two of its bytes.
 _TIMEOUT = httpx2.Timeout(60.0, connect=20.0, read=120.0, pool=None)
@@ -88,7 +89,7 @@ class Wire:
                 await exchange.take(response)
         except _NOT_SENT as exc:
             exchange.fail(exc, sent=False)
-        except httpx2.HTTPError as exc:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             exchange.fail(exc, sent=True)
 
     @asynccontextmanager
@@ -156,26 +157,29 @@ class _Exchange:
     def pause(self, attempt: int) -> float:
         """Give the seconds to wait: what the server asked for, else full jitter."""
         if self._asked is not None:
-            return self._asked
+            return min(self._asked, _ASKED_MAX)
         return random.uniform(0, min(_PAUSE_MAX, _PAUSE * 2**attempt))  # noqa: S311 - spreads load, keeps no secret
 
     async def take(self, response: httpx2.Response) -> None:
         """Read a response."""
         body = b""
         if self._receive is not None and response.is_success:
-            async for chunk in response.aiter_bytes(CHUNK):
-                self._received = True
-                # A loop that is left by cancellation would leave the response's generators half run.
-                with anyio.CancelScope(shield=True):
-                    await self._receive(chunk)
+            async with aclosing(response.aiter_bytes(CHUNK)) as chunks:
+                async for chunk in chunks:
+                    self._received = True
+                    # A loop that is left by cancellation would leave the response's generators half run.
+                    with anyio.CancelScope(shield=True):
+                        await self._receive(chunk)
         elif response.has_redirect_location:
             body = b"a redirect, which is followed for reads on the same host only"
         else:
             body = await response.aread()
-        self.reply = Reply(response.status_code, body)
+        _, _, key = response.request.headers.get("Authorization", "").partition(" ")
+        # Some servers quote the key they refuse; replies are quoted in errors and logs.
+        self.reply = Reply(response.status_code, body.replace(key.encode(), b"***") if key else body)
         self._asked = _asked_pause(response.headers)
 
-    def fail(self, exc: httpx2.HTTPError, *, sent: bool) -> None:
+    def fail(self, exc: Exception, *, sent: bool) -> None:
         """Note that no reply came, or none to its end; the message names no header, so no key."""
         self.reply = Reply(0, f"{type(exc).__name__}: {exc}".encode())
         self._sent = sent

@@ -164,7 +164,7 @@ def test_problems_come_in_any_form() -> None:
 
 def test_lost_batches_are_found_by_their_keys_over_several_pages() -> None:
     calls, found = play(
-        openai.find(["k1", "k2"]),
+        openai.find({"k1": "file-1", "k2": "file-2"}),
         page(remote("b1"), remote("b2", "k1"), remote("b3", "other"), more=True),
         page(remote("b4"), more=True),
         page(remote("b5", "k2", "COMPLETED"), remote("b6"), more=True),
@@ -183,12 +183,12 @@ def test_lost_batches_are_found_by_their_keys_over_several_pages() -> None:
 
 @pytest.mark.parametrize("last", [page(), page(more=True), page(remote("b1"), more=False), ok({"data": {}})])
 def test_a_search_ends_with_the_listing(last: Reply) -> None:
-    assert play(openai.find(["k1"]), last)[1] == []
+    assert play(openai.find({"k1": "file"}), last)[1] == []
 
 
 def test_a_search_goes_no_further_than_the_newest_two_thousand() -> None:
     pages = [page(*(remote(f"b{at}-{entry}") for entry in range(100)), more=True) for at in range(20)]
-    calls, found = play(openai.find(["k1"]), *pages)
+    calls, found = play(openai.find({"k1": "file"}), *pages)
     assert (len(calls), found) == (20, [])
 
 

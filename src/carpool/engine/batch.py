@@ -86,32 +86,35 @@ class Do(Enum):
 
 # A creation that the provider refused for now ("Cannot find file" right after the upload, 429) did not happen and is
 # repeated; one without a reply may have happened and is looked for (traps 12, 13). A lost upload is repeated at once,
-# since the provider looks for its name first. What is not named fails.
-ON_FAILURE: dict[tuple[Stage, str], Do] = {
+# since the provider looks for its name first. What else is refused before the creation fails: nothing was paid.
+BEFORE_CREATION: dict[tuple[Stage, str], Do] = {
     (Stage.PACKED, "busy"): Do.AGAIN,
     (Stage.PACKED, "lost"): Do.AGAIN,
     (Stage.UPLOADED, "busy"): Do.AGAIN,
     (Stage.UPLOADED, "gone"): Do.AGAIN,
     (Stage.UPLOADED, "lost"): Do.LOOK,
     (Stage.UPLOADED, "full"): Do.REQUEUE,
-    (Stage.LOST, "busy"): Do.AGAIN,
-    (Stage.LOST, "lost"): Do.AGAIN,
-    (Stage.OPEN, "busy"): Do.AGAIN,
-    (Stage.OPEN, "lost"): Do.AGAIN,
-    (Stage.ENDED, "busy"): Do.AGAIN,
-    (Stage.ENDED, "lost"): Do.AGAIN,
 }
+
+
+def on_failure(stage: Stage, kind: str) -> Do:
+    """Say what a failed step leads to; once a batch may be paid for, whatever fails is tried again with patience."""
+    if stage in (Stage.PACKED, Stage.UPLOADED):
+        return BEFORE_CREATION.get((stage, kind), Do.FAIL)
+    return Do.AGAIN
+
 
 # How long a step may go on failing, in seconds. Nothing is paid before the creation, so those rows fail early enough
 # to be noticed; an open batch runs on without us for the whole window (24 h) and is waited for an hour beyond it.
-PATIENCE: dict[Stage, float] = {
-    Stage.PACKED: 900.0,
-    Stage.UPLOADED: 900.0,
-    Stage.LOST: 900.0,
-    Stage.OPEN: 90_000.0,
-    Stage.ENDED: 7_200.0,
-}
+_PATIENCE: dict[Stage, float] = {Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
+_SHORT_PATIENCE = 900.0  # before the creation; and for a refused key, or what is said to be gone, at any time
 VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
+OVERDUE = 172_800.0  # twice the window: a batch that is not over by then is cancelled, and ends for us
+
+
+def patience(stage: Stage, kind: str) -> float:
+    """Give the seconds that a step may go on failing in this way."""
+    return _SHORT_PATIENCE if kind in ("auth", "gone") else _PATIENCE.get(stage, _SHORT_PATIENCE)
 
 
 class Batch:
@@ -168,8 +171,9 @@ class Batch:
 
     @property
     def falls_short(self) -> bool:
-        """Tell whether the files held fewer of the rows than the provider says it answered (traps 11)."""
-        return (self.status.answered or 0) > self.total - self.unsettled
+        """Tell whether the files held fewer rows than they should (traps 11): the provider counts more, or all ran."""
+        all_ran = self.status.status == "completed" and self.unsettled > 0
+        return all_ran or (self.status.answered or 0) > self.total - self.unsettled
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -244,6 +248,17 @@ def condemned(status: BatchStatus, rows: Iterable[int]) -> dict[int, Failure]:
         for line, row in enumerate(rows, 1)
         if line in named
     }
+
+
+def has_files(status: BatchStatus) -> bool:
+    """Tell whether there is anything to read."""
+    return status.output_file_id is not None or status.error_file_id is not None
+
+
+def input_unseen(status: BatchStatus) -> bool:
+    """Tell whether the validation did not see the input file yet (traps 12): nothing ran, nothing is wrong."""
+    named = [p for p in status.problems if p.line is None and "cannot find file" in p.message.lower()]
+    return status.status == "failed" and bool(named)
 
 
 def no_room(status: BatchStatus) -> bool:

@@ -42,10 +42,18 @@ class Create(msgspec.Struct, frozen=True, gc=False):
 
 
 class Find(msgspec.Struct, frozen=True, gc=False):
-    """Look for batches by their client keys: their creation may or may not have happened; `at` is now."""
+    """Look for batches by their client keys: their creation may or may not have happened; `at` is now.
 
-    keys: tuple[str, ...]
+    `files` gives the input file of each key.
+    """
+
+    files: dict[str, str]
     at: float
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Name the batches this is for."""
+        return tuple(self.files)
 
 
 class Check(msgspec.Struct, frozen=True, gc=False):

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeAlias
 
+from msgspec import structs
+
 from ..config import Timing
 from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Run
 from .agenda import Agenda
 from .batch import (
-    ON_FAILURE,
-    PATIENCE,
+    OVERDUE,
     VANISHED,
     Batch,
     Do,
@@ -18,10 +19,14 @@ from .batch import (
     Step,
     condemned,
     for_rows,
+    has_files,
+    input_unseen,
     is_end,
     is_news,
     left_over,
     no_room,
+    on_failure,
+    patience,
 )
 from .cadence import Pace, backoff, check_pause, spread
 from .commands import Cancel, Check, Collect, Command, Create, Delete, Discard, Fail, Find, Record, Settle, Upload
@@ -47,11 +52,13 @@ from .segments import Segments
 
 Name: TypeAlias = Lane | str  # on the agenda: a lane, or a batch's key
 
-_SHORT_READS = 3  # times that files with fewer rows than the provider counted are fetched
+_SHORT_READS = 4  # times that files with fewer rows than they should have are fetched
+_SHORT_PAUSE = 5.0  # seconds, doubling
 _SILENT = Failure("lost", "The provider gives no reply about the batch.")
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
+_TWICE = Failure("lost", "The provider gave one id to two batches.")
 _VANISHED = Failure("missing", "The provider no longer knows the batch.")
-_NEVER_FITS = Failure("full", "This request alone is larger than the account's enqueued-token limit for its model.")
+_NEVER_FITS = Failure("full", "Alone, and tried many times, the request found no room under the enqueued-token limit.")
 
 
 class Engine:
@@ -174,6 +181,8 @@ class Engine:
 
     def _created(self, event: Created, now: float) -> list[Command]:
         batch = self._batches[event.key]
+        if event.status.id in self._keys:
+            return self._failed_step(batch, _TWICE, now)
         if batch.stage is not Stage.LOST:
             batch.opened_at = now
         batch.step(Step.CREATED)
@@ -186,7 +195,7 @@ class Engine:
         commands: list[Command] = []
         for batch in map(self._batches.__getitem__, event.keys):
             searched = event.at - batch.opened_at >= self._timing.lookup
-            if searched and now - (batch.failing_since or now) >= PATIENCE[Stage.LOST]:
+            if searched and now - (batch.failing_since or now) >= patience(batch.stage, "lost"):
                 commands += self._end(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
@@ -220,14 +229,23 @@ class Engine:
     def _heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         batch.denied_since = batch.failing_since = None
         batch.attempts = 0
+        if is_end(status.status) and status.answered and not has_files(status) and batch.reads < _SHORT_READS:
+            batch.reads += 1  # its files are named a moment later
+            self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads), base=_SHORT_PAUSE))
+            return []
         if is_news(batch.status.status, status.status):
             batch.status = status
-        if not is_end(batch.status.status):
-            self._agenda.set(batch.key, now + self._pause(batch, now))
-            return []
+        if is_end(batch.status.status):
+            return self._ended(batch, now)
+        if now - batch.opened_at >= OVERDUE:
+            batch.status = structs.replace(batch.status, status="expired")
+            return [Cancel(batch.status.id), *self._ended(batch, now)]
+        self._agenda.set(batch.key, now + self._pause(batch, now))
+        return []
+
+    def _ended(self, batch: Batch, now: float) -> list[Command]:
         batch.step(Step.ENDED)
-        has_files = batch.status.output_file_id or batch.status.error_file_id
-        return self._resume([batch], now) if has_files else self._finish(batch, now)
+        return self._resume([batch], now) if has_files(batch.status) else self._finish(batch, now)
 
     def _pause(self, batch: Batch, now: float) -> float:
         batch.checks += 1
@@ -244,7 +262,7 @@ class Engine:
         batch = self._batches[event.key]
         batch.reads += 1
         if batch.falls_short and batch.reads < _SHORT_READS:
-            self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads)))
+            self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads), base=_SHORT_PAUSE))
             return []
         return self._finish(batch, now)
 
@@ -253,12 +271,15 @@ class Engine:
         status = batch.status
         if no_room(status):
             return self._requeue(batch, now)
+        if input_unseen(status):
+            return self._upload_again(batch, now)
         guilty = {row: failure for row, failure in condemned(status, batch.rows).items() if row in batch.open}
         if guilty:
             failures = [Fail(status.id, (row,), failure) for row, failure in guilty.items()]
             return [*failures, *self._send_again(batch, guilty, now)]
         self._lanes[batch.lane].admit()
-        return self._end(batch, left_over(status), now)
+        # What may still be in files that fell short stays there.
+        return self._end(batch, left_over(status), now, keep_files=batch.falls_short)
 
     def _end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
         """Settle whatever is left of a batch with one failure and drop it: its lane has room again."""
@@ -278,10 +299,22 @@ class Engine:
         return [*self._drop(batch, settled), *self._consider(batch.lane, now)]
 
     def _requeue(self, batch: Batch, now: float) -> list[Command]:
-        """Let the rows of a batch that found no room wait."""
-        if self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0)):
-            return self._send_again(batch, (), now)
-        return self._end(batch, _NEVER_FITS, now)
+        """Let the rows of a batch that found no room wait; one that was alone in its queue goes again in halves.
+
+        The queue is a model's, whatever the endpoint (contracts A9).
+        """
+        same = (lane for name, lane in self._lanes.items() if name.model == batch.lane.model)
+        alone = sum(len(lane.batches) for lane in same) == 1
+        again_and_again = self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0), halve=alone)
+        if again_and_again and alone and batch.total == 1:
+            return self._end(batch, _NEVER_FITS, now)
+        return self._send_again(batch, (), now)
+
+    def _upload_again(self, batch: Batch, now: float) -> list[Command]:
+        """Send the rows of a batch again whose input file the validation did not see yet."""
+        if self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0), halve=False):
+            return self._end(batch, left_over(batch.status), now)
+        return self._send_again(batch, (), now)
 
     def _drop(self, batch: Batch, settled: Iterable[Run], *, keep_files: bool = False) -> list[Command]:
         """Forget a batch, the remote files it leaves and the segments that nobody needs any more."""
@@ -301,10 +334,10 @@ class Engine:
         return [command for batch in batches for command in self._failed_step(batch, event.failure, now)]
 
     def _failed_step(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
-        do = ON_FAILURE.get((batch.stage, failure.kind), Do.FAIL)
+        do = on_failure(batch.stage, failure.kind)
         if batch.failing_since is None:
             batch.failing_since = now
-        if do is Do.AGAIN and now - batch.failing_since < PATIENCE[batch.stage]:
+        if do is Do.AGAIN and now - batch.failing_since < patience(batch.stage, failure.kind):
             batch.attempts += 1
             batch.again = batch.again or (batch.stage is Stage.PACKED and failure.kind == "lost")
             self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))
@@ -345,7 +378,7 @@ class Engine:
     def _resume(self, batches: list[Batch], now: float) -> list[Command]:
         """Give the commands that the stages of these batches call for."""
         commands: list[Command] = []
-        lost: list[str] = []
+        lost: dict[str, str] = {}
         open_: list[Batch] = []
         for batch in batches:
             match batch.stage:
@@ -354,13 +387,13 @@ class Engine:
                 case Stage.UPLOADED:
                     commands.append(Create(batch.packed, batch.file_id or ""))
                 case Stage.LOST:
-                    lost.append(batch.key)
+                    lost[batch.key] = batch.file_id or ""
                 case Stage.OPEN:
                     open_.append(batch)
                 case _:
                     commands.append(Collect(batch.key, batch.status))
         if lost:
-            commands.append(Find(tuple(lost), now))
+            commands.append(Find(lost, now))
         if open_:
             open_.sort(key=lambda batch: batch.opened_at, reverse=True)
             keys = tuple(batch.key for batch in open_)

@@ -62,19 +62,16 @@ class LaneState:
             self._arrivals.popleft()
         return self._arrivals[0][1]
 
-    def refuse(self, total: int, now: float, jitter: float) -> bool:
-        """Note that a batch of `total` rows found no room; False when it never will.
+    def refuse(self, total: int, now: float, jitter: float, *, halve: bool) -> bool:
+        """Pause after a batch of `total` rows was refused for now, and send half as much when told so.
 
-        The lane pauses. A batch that was alone in it goes again in halves; a single row that finds no room time and
-        again, with nothing else of ours in the queue, never will.
+        Gives whether this has happened time and again.
         """
         self._refusals += 1
-        if len(self.batches) == 1:
-            if total == 1 and self._refusals > _REFUSALS:
-                return False
-            self.limits = structs.replace(self.limits, requests=max(1, total // 2))
         self.held_until = now + backoff(self._refusals, jitter, base=_HOLD, cap=_HOLD_MAX)
-        return True
+        if halve:
+            self.limits = structs.replace(self.limits, requests=max(1, total // 2))
+        return self._refusals > _REFUSALS
 
     def admit(self) -> None:
         """Note that a batch found room: the next may be a little larger."""

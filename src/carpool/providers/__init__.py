@@ -3,7 +3,7 @@
 A flow is a generator that yields a `Call` and receives its `Reply`; it returns its result or raises `CallFailed`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ..models import BatchStatus, Body, Call, Failure, FileLimits, Flow, PackedBatch, Reply, Row
@@ -36,8 +36,8 @@ class Provider(Protocol):
         """Create a batch with the client key in its metadata."""
         ...
 
-    def find(self, keys: Collection[str]) -> Flow[list[BatchStatus]]:
-        """Look for batches by their client keys."""
+    def find(self, keys: Mapping[str, str]) -> Flow[list[BatchStatus]]:
+        """Look for batches by their client keys, or by the input files, which are the values."""
         ...
 
     def check(self, remote_ids: Sequence[str]) -> Flow[list[BatchStatus]]:

@@ -1,10 +1,13 @@
 """The Batch API of OpenAI and of those who speak it (contracts, part A)."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
+from msgspec import structs
 
 from ..errors import LimitExceeded, Unbatchable
 from ..models import (
@@ -48,6 +51,7 @@ class _PeekInput(_Peek, gc=False):
     input: Any = None
 
 
+_quote = partial(quote, safe="")  # ids are the server's words, and no paths
 _peek = msgspec.json.Decoder(_Peek)
 _peek_input = msgspec.json.Decoder(_PeekInput)
 
@@ -98,7 +102,7 @@ class OpenAI:
         filename = f"{batch.key}.jsonl"
         if batch.again:
             query = {"purpose": "batch", "limit": str(_PAGE), "order": "desc"}
-            for found in _entries((yield Call("GET", "/files", True, query))):
+            for found in _files((yield Call("GET", "/files", True, query))):
                 if found.get("filename") == filename and found.get("bytes") == batch.size:
                     return str(found["id"])
         upload = Upload(filename, batch.runs, batch.size)
@@ -114,13 +118,15 @@ class OpenAI:
         }
         return _status((yield Call("POST", "/batches", False, json=msgspec.json.encode(body))))
 
-    def find(self, keys: Collection[str]) -> Flow[list[BatchStatus]]:
-        """Search the newest batches on the account for these keys."""
+    def find(self, keys: Mapping[str, str]) -> Flow[list[BatchStatus]]:
+        """Search the newest batches on the account for these keys, or their input files: not all echo metadata."""
         wanted = set(keys)
+        key_of = {file_id: key for key, file_id in keys.items()}
         found: list[BatchStatus] = []
         after: str | None = None
         for _ in range(_FIND_PAGES):
             page, after = _page((yield _listing(after)))
+            page = [structs.replace(s, key=key_of.get(s.input_file_id or "", s.key)) for s in page]
             found += [status for status in page if status.key in wanted]
             wanted -= {status.key for status in found if status.key}
             if not wanted or not after:
@@ -132,7 +138,7 @@ class OpenAI:
         found = (yield from self._list(remote_ids)) if len(remote_ids) > 1 else {}
         replied = bool(found)
         for remote_id in (remote_id for remote_id in remote_ids if remote_id not in found):
-            reply = yield Call("GET", f"/batches/{remote_id}", True)
+            reply = yield Call("GET", f"/batches/{_quote(remote_id)}", True)
             try:
                 found[remote_id] = _status(reply)
             except CallFailed as exc:
@@ -165,15 +171,15 @@ class OpenAI:
     def collect(self, status: BatchStatus) -> list[Call]:
         """Name the output and the error file: either may be missing, in every end (traps 5)."""
         files = (status.output_file_id, status.error_file_id)
-        return [Call("GET", f"/files/{file_id}/content", True) for file_id in files if file_id]
+        return [Call("GET", f"/files/{_quote(file_id)}/content", True) for file_id in files if file_id]
 
     def cancel(self, remote_id: str) -> Call:
         """Cancel a batch; one that has ended answers 409."""
-        return Call("POST", f"/batches/{remote_id}/cancel", True, json=b"{}")
+        return Call("POST", f"/batches/{_quote(remote_id)}/cancel", True, json=b"{}")
 
     def delete(self, file_id: str) -> Call:
         """Delete a file."""
-        return Call("DELETE", f"/files/{file_id}", True)
+        return Call("DELETE", f"/files/{_quote(file_id)}", True)
 
     def refused(self, reply: Reply) -> Failure:
         """Say what a reply other than 2xx means."""
@@ -187,6 +193,7 @@ def _listing(after: str | None) -> Call:
 
 # --- reading replies
 
+_SPELLED = {"canceled": "cancelled", "canceling": "cancelling"}
 _MISSING_FILE = re.compile("cannot find file|not find.*file|no such file", re.IGNORECASE)
 _NO_ROOM = re.compile("enqueued token|enqueued tokens has surpassed", re.IGNORECASE)
 _UNCERTAIN = frozenset({0, 408, 409})  # besides 5xx: the call may have done its work
@@ -248,6 +255,16 @@ def _entries(reply: Reply) -> list[dict[str, Any]]:
     return [entry for entry in _list(entries) if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
 
+def _files(reply: Reply) -> list[dict[str, Any]]:
+    """Give the files of a listing; none where there is no listing: uploading once more costs nothing."""
+    try:
+        return _entries(reply)
+    except CallFailed as exc:
+        if exc.failure.kind == "auth":
+            raise
+        return []
+
+
 def _page(reply: Reply) -> tuple[list[BatchStatus], str | None]:
     """Give the batches of a listing page and the cursor of the next, None behind the last."""
     entries = _entries(reply)
@@ -266,7 +283,7 @@ def _read(batch: dict[str, Any]) -> BatchStatus:
     return BatchStatus(
         id=batch["id"],
         key=_text(_dict(batch.get("metadata")).get(_KEY)),
-        status=(_text(batch.get("status")) or "unknown").lower(),
+        status=_SPELLED.get(status := (_text(batch.get("status")) or "unknown").lower(), status),
         input_file_id=_text(batch.get("input_file_id")),
         output_file_id=_text(batch.get("output_file_id")),
         error_file_id=_text(batch.get("error_file_id")),
