@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from virtual import CHAT, EMBEDDINGS, InMemory, World, body, world
@@ -197,8 +198,10 @@ def test_a_pool_without_a_key_or_with_a_strange_url_is_refused(monkeypatch: pyte
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(carpool.ConfigurationError, match="OPENAI_API_KEY"):
         carpool.Pool()
-    with pytest.raises(carpool.ConfigurationError, match="base_url"):
-        carpool.Pool("key", "api.openai.com")
+    for url in ("api.openai.com", "ftp://host/v1", "https:///v1", "https://user:secret@host/v1"):
+        with pytest.raises(carpool.ConfigurationError, match="base_url") as caught:
+            carpool.Pool("key", url)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", [{"linger": -1}, {"linger": 40}, {"poll_min": 0}, {"poll_max": 1}, {"lookup": "5"}])
@@ -434,6 +437,90 @@ async def test_start_and_aclose_may_be_called_from_different_tasks() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pool.aclose)
     assert response.text == "cell"
+
+
+async def test_starting_and_closing_at_once_does_not_hang() -> None:
+    async with world() as outer:
+        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports)  # noqa: SLF001
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.start)
+            tasks.start_soon(_close_when_started, pool)
+
+
+async def _close_when_started(pool: carpool.Pool) -> None:
+    while "not open" in repr(pool):
+        await anyio.lowlevel.checkpoint()
+    await pool.aclose()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
+    async with world() as outer:
+        for _ in range(5):
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports).start()  # noqa: SLF001
+
+
+async def test_two_tasks_may_close_the_pool() -> None:
+    async with world(pace=SLOW) as outer, anyio.create_task_group() as tasks:
+        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports)  # noqa: SLF001
+        await pool.start()
+        inner = World(pool, outer.emulator, outer.transport)
+        tasks.start_soon(inner.ask, "text")
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(pool.aclose)
+        tasks.start_soon(pool.aclose)
+    assert inner.answers() == {"text": "text"}
+
+
+@pytest.mark.parametrize("header", [("Retry-After", "86400"), ("retry-after-ms", "inf"), ("Retry-After", "9e999")])
+async def test_a_server_that_asks_for_endless_pauses_does_not_keep_us_from_leaving(header: tuple[str, str]) -> None:
+    class Pausing(InMemory):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            if request.method == "DELETE":
+                return httpx2.Response(429, headers=[header])
+            return await super().handle_async_request(request)
+
+    async with world() as outer:
+        ports = outer.pool._ports._replace(transport=Pausing(outer.emulator.app))  # noqa: SLF001
+        async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
+            await pool.request(CHAT, body())
+            start = anyio.current_time()
+        assert anyio.current_time() - start <= 61
+
+
+async def test_a_chore_that_fails_in_a_strange_way_harms_nobody() -> None:
+    def explode(request: httpx2.Request) -> None:
+        if request.method == "DELETE":
+            raise RuntimeError("a bug")
+
+    async with world(before=explode) as w:
+        await w.ask("one")
+        await w.ask("two")
+    assert sorted(w.answers()) == ["one", "two"]
+
+
+async def test_a_lost_creation_is_looked_for_and_cancelled_when_we_leave() -> None:
+    lost: list[str] = []
+
+    class Losing(InMemory):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response = await super().handle_async_request(request)
+            if request.method == "POST" and request.url.path == "/v1/batches":
+                lost.append("create")
+                raise httpx2.ReadError("connection reset")
+            if request.url.path == "/v1/batches" and len(lost) == 1:
+                lost.append("first look")
+                return httpx2.Response(200, json={"object": "list", "data": [], "has_more": False})
+            return response
+
+    async with world(pace=Pace(running=5_000)) as outer:
+        ports = outer.pool._ports._replace(transport=Losing(outer.emulator.app))  # noqa: SLF001
+        with anyio.move_on_after(1.2):
+            async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
+                await pool.request(CHAT, body())
+        assert lost == ["create", "first look"]
+        assert [batch.status for batch in outer.emulator.books().batches] in (["cancelling"], ["cancelled"])
 
 
 # --- clean-up

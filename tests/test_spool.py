@@ -101,3 +101,15 @@ async def test_files_are_private_and_gone_in_the_end(tmp_path: Path, monkeypatch
     assert len(list(folder.iterdir())) == 1
     await spool.aclose()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_lane_whose_batches_are_small_leaves_its_segments_too() -> None:
+    spool = Spool(frame, anyio.to_thread.run_sync)
+    segments = set()
+    for number in range(2 * SEGMENT // 1_000_000 + 4):
+        spool.add(*LANE, number, b"x" * 999_990, 0)
+        ((_, run),) = spool.accepted()
+        await spool.write([run])
+        segments.add(run.segment)
+    assert len(segments) == 3
+    await spool.aclose()

@@ -162,6 +162,11 @@ class TestOnVirtualTime:
         assert caught.value.failure.kind == "auth"
         assert SECRET not in str(caught.value)
 
+    async def test_a_server_that_quotes_the_key_is_not_quoted(self) -> None:
+        scripted = Scripted([httpx2.Response(401, text=f"Incorrect API key: {SECRET}.")])
+        reply, _ = await scripted.send(GET)
+        assert reply.body == b"Incorrect API key: ***."
+
     async def test_the_key_is_in_no_log_reply_or_repr(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         scripted = Scripted([httpx2.ReadError("broken"), httpx2.Response(401, text="no")])

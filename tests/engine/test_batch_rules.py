@@ -9,6 +9,7 @@ from engine_kit import (
     Shell,
     answer,
     failures,
+    make_run,
     of,
     only,
     problem,
@@ -21,10 +22,10 @@ from engine_kit import (
 
 from carpool.config import Timing
 from carpool.engine.batch import NEXT, is_end, is_news
-from carpool.engine.commands import Check, Collect, Command, Create, Delete, Discard, Fail, Find, Settle, Upload
-from carpool.engine.events import Answered, Checked, Collected, Created, Failed, NotFound, Uploaded
+from carpool.engine.commands import Cancel, Check, Collect, Command, Create, Delete, Discard, Fail, Find, Settle, Upload
+from carpool.engine.events import Accepted, Answered, Checked, Collected, Created, Failed, Flush, NotFound, Uploaded
 from carpool.engine.lane import LaneStats
-from carpool.models import NO_REPLY, BatchStatus, Failure, Row
+from carpool.models import NO_REPLY, BatchStatus, Failure, Lane, Row
 
 ENDS = ("failed", "completed", "expired", "cancelled")
 COURSE = ("validating", "in_progress", "finalizing", "cancelling")  # each may be skipped (contracts A5)
@@ -101,7 +102,7 @@ def test_rows_that_no_file_mentions_end_as_their_batch_did(end: str, kind: str, 
     shell.check(key, end, output="out")
     shell.answered(key, 2)
 
-    commands = shell.tell(Collected(key))
+    commands = read_out(shell, key)
 
     assert failures(commands) == {1: kind, 3: kind}
     assert {command.code for command in _reasons(commands)} == {code}
@@ -296,23 +297,115 @@ def test_a_creation_that_was_refused_for_good_fails_its_rows_and_its_input_is_de
     assert only(commands, Delete).file_ids == (create.file_id,)
 
 
-@pytest.mark.parametrize(("kind", "told"), [("rejected", "missing"), ("gone", "missing"), ("auth", "auth")])
-def test_answers_that_are_out_of_reach_for_good_are_missing_and_their_files_stay(kind: str, told: str) -> None:
+def failing(shell: Shell, key: str, failure: Failure) -> list[Command]:
+    """Let a step fail as often as it is tried."""
+    while not (commands := shell.tell(Failed((key,), failure))):
+        (step,) = shell.wait()
+        assert isinstance(step, Collect | Check)
+        assert step.keys == (key,)
+    return commands
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "patience"),
+    [("rejected", "missing", 7_200), ("disk", "disk", 7_200), ("gone", "missing", 900), ("auth", "auth", 900)],
+)
+def test_answers_that_stay_out_of_reach_are_missing_in_the_end_and_their_files_stay(
+    kind: str, told: str, patience: float
+) -> None:
     shell = Shell()
     key = shell.ended(1, 2)
     shell.answered(key, 1)
-    commands = shell.tell(Failed((key,), refused(kind, "the cause")))
+    begin = shell.now
+    commands = failing(shell, key, refused(kind, "the cause"))
+    assert patience <= shell.now - begin < patience + 120
     assert failures(commands) == {2: told}
     assert "the cause" in _reasons(commands)[0].message
     assert not of(commands, Delete)
 
 
-def test_a_check_that_was_refused_for_good_fails_the_rows_of_all_its_batches() -> None:
+@pytest.mark.parametrize(("kind", "patience"), [("auth", 900), ("rejected", 90_000), ("failed", 90_000)])
+def test_a_check_that_fails_in_any_way_is_repeated_with_patience_for_the_batch_is_paid_for(
+    kind: str, patience: float
+) -> None:
     shell = Shell()
-    first, second = shell.opened(1), shell.opened(2)
+    key = shell.opened(1)
     shell.wait()
-    commands = shell.tell(Failed((second, first), refused("auth")))
-    assert failures(commands) == {1: "auth", 2: "auth"}
+    begin = shell.now
+    commands = failing(shell, key, refused(kind))
+    assert patience <= shell.now - begin < patience + 120
+    assert set(failures(commands)) == {1}
+    assert not of(commands, Delete)
+
+
+@pytest.mark.parametrize("name", ["in_progress", "validating", "no_such_status"])
+def test_a_batch_that_is_not_over_after_two_days_is_cancelled_and_ends_for_us(name: str) -> None:
+    shell = Shell()
+    key = shell.opened(1, 2)
+    while not (commands := shell.check(key, name, output="partial")):
+        pass
+    assert 172_800 <= shell.now - NOW < 172_800 + 120
+    assert only(commands, Cancel).remote_id == remote(key)
+    assert only(commands, Collect).key == key
+    shell.answered(key, 2)
+    assert failures(shell.tell(Collected(key))) == {1: "expired"}
+
+
+def test_files_that_are_not_named_yet_are_waited_for() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    assert shell.check(key, "completed", answered=1) == []
+    assert only(shell.check(key, "completed", output="out", answered=1), Collect).key == key
+
+
+def test_files_that_are_never_named_are_not_waited_for_for_ever() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    while not (commands := shell.check(key, "completed", answered=1)):
+        pass
+    assert shell.now - NOW < 300
+    assert failures(commands) == {1: "missing"}
+
+
+def test_one_id_for_two_batches_is_no_creation() -> None:
+    shell = Shell()
+    first, second = shell.opened(1), shell.uploaded(2).batch.key
+    commands = shell.tell(Created(second, status(first, "validating")))
+    assert only(commands, Find).keys == (second,)
+    assert shell.engine.created == 1
+
+
+def test_an_input_file_that_the_validation_does_not_see_yet_is_sent_again() -> None:
+    unseen = problem(
+        "invalid_request", message="Cannot find file file-1, or organization x does not have access to it."
+    )
+    shell = Shell()
+    key = shell.opened(1, 2)
+    for _ in range(6):
+        commands = shell.check(key, "failed", problems=(unseen,))
+        assert failures(commands) == {}
+        upload = only(shell.wait(), Upload)
+        assert rows_of(upload.batch.runs) == [1, 2]
+        key = upload.batch.key
+        shell.tell(Uploaded(key, "file"))
+        shell.tell(Created(key, status(key, "validating")))
+    assert failures(shell.check(key, "failed", problems=(unseen,))) == {1: "rejected", 2: "rejected"}
+
+
+def test_a_lane_whose_model_is_queued_elsewhere_is_not_alone() -> None:
+    shell = Shell()
+    shell.tell(Accepted(Lane("/v1/responses", LANE.model), make_run([9], segment=9)))
+    shell.tell(Flush())
+    shell.tell(Uploaded("p-b1", "file"))
+    shell.tell(Created("p-b1", status("p-b1", "validating")))
+    shell.packed(1, 2)
+    for number in range(2, 12):
+        shell.tell(Uploaded(f"p-b{number}", "file"))
+        assert failures(shell.tell(Failed((f"p-b{number}",), refused("full")))) == {}
+        while not (uploads := of(commands := shell.wait(), Upload)):
+            for check in of(commands, Check):
+                shell.tell(Checked(check.remote_ids, [status("p-b1", "in_progress")]))
+        assert rows_of(uploads[0].batch.runs) == [1, 2]
 
 
 @pytest.mark.parametrize(("stage", "hours"), [("packed", 0.25), ("uploaded", 0.25), ("open", 25.0), ("ended", 2.0)])
@@ -515,6 +608,13 @@ def test_rows_that_were_answered_before_their_batch_found_no_room_are_not_sent_a
 # --- answers
 
 
+def read_out(shell: Shell, key: str) -> list[Command]:
+    """Say that the files hold no more, as often as they are read."""
+    while not (commands := shell.tell(Collected(key))):
+        assert only(shell.wait(), Collect).key == key
+    return commands
+
+
 def test_rows_are_settled_once_though_they_come_twice() -> None:
     shell = Shell()
     key = shell.ended(1, 2)
@@ -540,7 +640,7 @@ def test_an_id_that_nobody_sent_settles_nothing(custom_id: str) -> None:
     shell = Shell()
     key = shell.ended(1)
     assert settled(shell.tell(Answered(key, [Row(custom_id, 200, "", b"{}")]))) == []
-    assert failures(shell.tell(Collected(key))) == {1: "missing"}
+    assert failures(read_out(shell, key)) == {1: "missing"}
 
 
 @pytest.mark.parametrize("custom_id", ["p-01", "p-\u0661", "p-" + "9" * 5_000], ids=["zero", "arabic", "endless"])
@@ -557,16 +657,19 @@ def test_rows_of_another_batch_settle_nothing() -> None:
     assert settled(shell.answered(first, 2, 1)) == [1]
 
 
-def test_files_that_are_too_short_are_read_up_to_three_times() -> None:
+@pytest.mark.parametrize("answered", [3, 1, None])
+def test_a_completed_batch_that_leaves_rows_out_is_read_four_times_and_its_files_are_kept(answered: int | None) -> None:
     shell = Shell()
-    key = shell.ended(1, 2, 3, answered=3)
+    key = shell.ended(1, 2, 3, answered=answered)
     reads = 1
     shell.answered(key, 1)
     while not (commands := shell.tell(Collected(key))):
         assert only(shell.wait(), Collect).key == key
         reads += 1
-    assert reads == 3
+    assert reads == 4
+    assert shell.now - NOW > 20
     assert failures(commands) == {2: "missing", 3: "missing"}
+    assert of(commands, Delete) == []
 
 
 def test_a_second_read_gives_what_the_first_one_lost() -> None:
@@ -590,11 +693,14 @@ def test_downloads_that_failed_do_not_count_as_short_reads() -> None:
     assert only(shell.wait(), Collect).key == key
 
 
-def test_files_that_hold_as_many_rows_as_the_provider_counted_are_read_once() -> None:
+def test_an_expired_batch_that_holds_as_many_rows_as_were_counted_is_read_once() -> None:
     shell = Shell()
-    key = shell.ended(1, 2, 3, answered=1)
+    key = shell.opened(1, 2, 3)
+    shell.check(key, "expired", output="out", answered=1)
     shell.answered(key, 3)
-    assert failures(shell.tell(Collected(key))) == {1: "missing", 2: "missing"}
+    commands = shell.tell(Collected(key))
+    assert failures(commands) == {1: "expired", 2: "expired"}
+    assert only(commands, Delete).file_ids == (f"file-{key}", "out")
 
 
 # --- the spool

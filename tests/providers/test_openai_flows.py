@@ -77,6 +77,27 @@ def test_an_upload_that_did_not_arrive_is_sent_again(files: Reply) -> None:
     assert file_id == "file-5"
 
 
+@pytest.mark.parametrize("status", [404, 405, 500])
+def test_where_files_cannot_be_listed_an_upload_is_sent_again(status: int) -> None:
+    assert play(openai.upload(AGAIN), Reply(status, b""), ok({"id": "file-5"}))[1] == "file-5"
+
+
+def test_a_refused_key_ends_an_upload_at_once() -> None:
+    with pytest.raises(CallFailed):
+        play(openai.upload(AGAIN), Reply(401, b""))
+
+
+def test_a_batch_whose_metadata_is_not_echoed_is_found_by_its_input_file() -> None:
+    silent = {**remote("batch_1"), "input_file_id": "file-2"}
+    _, (found,) = play(openai.find({"k1": "file-1", "k2": "file-2"}), page(remote("x"), silent))
+    assert (found.id, found.key) == ("batch_1", "k2")
+
+
+def test_other_spellings_of_cancelled_are_understood() -> None:
+    _, (status,) = play(openai.check(["b"]), ok(remote("b", status="Canceled")))
+    assert status.status == "cancelled"
+
+
 @pytest.mark.parametrize("content", [{}, {"id": None}, {"id": 5}, {"error": {"message": "gone"}}])
 def test_a_reply_without_an_id_is_no_reply(content: object) -> None:
     for flow in (openai.upload(BATCH), openai.create(BATCH, "file-1"), openai.check(["b"])):

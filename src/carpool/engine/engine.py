@@ -233,7 +233,7 @@ class Engine:
             batch.reads += 1  # its files are named a moment later
             self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads), base=_SHORT_PAUSE))
             return []
-        if is_news(batch.status.status, status.status):
+        if status.status == batch.status.status or is_news(batch.status.status, status.status):
             batch.status = status
         if is_end(batch.status.status):
             return self._ended(batch, now)
