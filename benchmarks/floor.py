@@ -49,13 +49,15 @@ async def floor(count: int, url: str) -> list[bytes]:
 
     tasks = [asyncio.create_task(call(number)) for number in range(count)]
     await asyncio.sleep(0)
-    async with httpx2.AsyncClient(base_url=url, headers={"Authorization": "Bearer any"}, timeout=600) as client:
-        for start in range(0, count, FILE):
-            with tempfile.NamedTemporaryFile() as file:
-                await asyncio.to_thread(_write, Path(file.name), lines[start : start + FILE])
-                lines[start : start + FILE] = [b""] * len(lines[start : start + FILE])
-                batch_id = await _submit(client, Path(file.name))
-            await _receive(client, batch_id, futures)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{start}.jsonl") for start in range(0, count, FILE)]
+        for path in paths:
+            await asyncio.to_thread(_write, path, lines[:FILE])
+            del lines[:FILE]
+        async with httpx2.AsyncClient(base_url=url, headers={"Authorization": "Bearer any"}, timeout=600) as client:
+            batch_ids = [await _submit(client, path) for path in paths]
+            for batch_id in batch_ids:
+                await _receive(client, batch_id, futures)
     return await asyncio.gather(*tasks)
 
 
