@@ -1,19 +1,20 @@
 """What the tests of the emulator share: input files, a virtual clock, a client of the inline application."""
 
-import asyncio
 import gc
 import glob
 import json
 import os
-import selectors
 import tempfile
 import threading
 from collections.abc import Iterable
 from typing import Any
 
 import httpx2
+from virtual import VirtualLoop
 
 from carpool.testing import Emulator
+
+__all__ = ["CHAT", "DAY", "Client", "VirtualLoop", "body", "jsonl", "leftovers", "line", "parsed", "some"]
 
 CHAT = "/v1/chat/completions"
 DAY = 86_400
@@ -53,28 +54,6 @@ def leftovers() -> tuple[list[str], list[str], int]:
     threads = sorted(thread.name for thread in threading.enumerate() if not thread.name.startswith(foreign))
     folders = sorted(glob.glob(os.path.join(tempfile.gettempdir(), "carpool-emulator-*")))
     return threads, folders, len(os.listdir("/dev/fd"))
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Jump to the next timer instead of waiting for it."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        loop = self
-
-        class Jumping(selectors.DefaultSelector):
-            def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-                ready = super().select(0)
-                if not ready and timeout is None:
-                    return super().select(1)
-                if not ready and timeout is not None:
-                    loop._now += timeout
-                return ready
-
-        super().__init__(Jumping())
-
-    def time(self) -> float:
-        return self._now
 
 
 class Client:
