@@ -196,9 +196,16 @@ class Collector:
         finally:
             self._refuse(PoolClosed("The pool's event loop ended before the answer came."))
             self._tasks = None
+            await self._clean_up()
+
+    async def _clean_up(self) -> None:
+        try:
             with anyio.CancelScope(shield=True):
                 await self._wire.aclose()
                 await self._spool.aclose()
+        except Exception:
+            log.exception("the pool could not clean up after itself")
+        finally:
             self._finished.set()
 
     async def _keep_time(self) -> None:

@@ -89,9 +89,9 @@ class Performer:
         match command:
             case Cancel():
                 self.uncancelled.add(command.remote_id)
-                await self._tidy(self._provider.cancel(command.remote_id))
-                self.uncancelled.discard(command.remote_id)
-                log.warning("cancelled batch %s: nobody awaits its answers", command.remote_id)
+                if await self._tidy(self._provider.cancel(command.remote_id)):
+                    self.uncancelled.discard(command.remote_id)
+                    log.warning("cancelled batch %s: nobody awaits its answers", command.remote_id)
             case Delete() if not self._keep_remote_files:
                 for file_id in command.file_ids:
                     await self._tidy(self._provider.delete(file_id))
@@ -169,7 +169,9 @@ class Performer:
             self._feed(Answered(key, rows))
             await anyio.lowlevel.checkpoint()
 
-    async def _tidy(self, call: Call) -> None:
+    async def _tidy(self, call: Call) -> bool:
         reply = await self._wire.send(call)
-        if not 200 <= reply.status < 300 and reply.status != 404:
+        done = 200 <= reply.status < 300 or reply.status == 404
+        if not done:
             log.warning("%s %s: %s", call.method, call.path, self._provider.refused(reply).message)
+        return done

@@ -202,7 +202,8 @@ class Spool:
         return content
 
     def _remove(self, name: str) -> None:
-        self._path(name).unlink(missing_ok=True)
+        if self._folder is not None:
+            self._path(name).unlink(missing_ok=True)
 
 
 def _name(segment: int) -> str:

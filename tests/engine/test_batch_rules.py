@@ -796,3 +796,11 @@ def test_a_batch_without_a_reply_is_asked_for_again_while_the_others_go_on() -> 
     assert only(commands, Collect).key == done
     assert failures(commands) == {}
     assert only(shell.wait(), Check).keys == (silent,)
+
+
+def test_a_step_that_fails_after_its_batch_is_done_changes_nothing() -> None:
+    shell = Shell()
+    key = shell.ended(1)
+    shell.answered(key, 1)
+    shell.tell(Collected(key))
+    assert shell.tell(Failed((key,), refused("failed"))) == []

@@ -330,7 +330,8 @@ class Engine:
     # --- what goes wrong
 
     def _failed(self, event: Failed, now: float) -> list[Command]:
-        batches = map(self._batches.__getitem__, event.keys)
+        # A step that fails after its outcome was told may name a batch that is done.
+        batches = [self._batches[key] for key in event.keys if key in self._batches]
         return [command for batch in batches for command in self._failed_step(batch, event.failure, now)]
 
     def _failed_step(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
