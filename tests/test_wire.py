@@ -167,6 +167,11 @@ class TestOnVirtualTime:
         reply, _ = await scripted.send(GET)
         assert reply.body == b"Incorrect API key: ***."
 
+    async def test_a_reply_that_is_no_refusal_is_left_as_it_is(self) -> None:
+        scripted = Scripted([httpx2.Response(200, text='{"id": "file-1", "error": null}')], key="file")
+        reply, _ = await scripted.send(GET)
+        assert reply.body == b'{"id": "file-1", "error": null}'
+
     async def test_the_key_is_in_no_log_reply_or_repr(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         scripted = Scripted([httpx2.ReadError("broken"), httpx2.Response(401, text="no")])

@@ -198,6 +198,11 @@ class Collector:
             self._tasks = None
             await self._clean_up()
 
+    def over(self) -> None:
+        """Note that the background has ended, also when it never began."""
+        self._refuse(PoolClosed("The pool's event loop ended before the answer came."))
+        self._finished.set()
+
     async def _clean_up(self) -> None:
         try:
             with anyio.CancelScope(shield=True):

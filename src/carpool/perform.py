@@ -48,7 +48,8 @@ class Performer:
         self._keep_remote_files = keep_remote_files
         self._downloads = 0
         # Less than the wire's connections, so that checks and cancellations never wait for files.
-        self._transfers = anyio.CapacityLimiter(8)
+        self._uploads = anyio.CapacityLimiter(8)
+        self._downloads_at_once = anyio.CapacityLimiter(8)
         self.uncancelled: set[str] = set()
 
     async def step(self, command: Step) -> None:
@@ -99,7 +100,7 @@ class Performer:
                 await self._spool.discard(command.segment)
 
     async def _upload(self, command: Upload) -> None:
-        async with self._transfers:
+        async with self._uploads:
             await self._spool.write(command.batch.runs)
             file_id = await drive(self._provider.upload(command.batch), self._wire.send)
         self._feed(Uploaded(command.batch.key, file_id))
@@ -126,7 +127,7 @@ class Performer:
         for call in self._provider.collect(command.status):
             self._downloads += 1
             name = f"download-{self._downloads}.jsonl"
-            async with self._transfers:
+            async with self._downloads_at_once:
                 await self._download(command.key, call, name)
         self._feed(Collected(command.key))
 
@@ -171,7 +172,7 @@ class Performer:
 
     async def _tidy(self, call: Call) -> bool:
         reply = await self._wire.send(call)
-        done = 200 <= reply.status < 300 or reply.status == 404
+        done = 200 <= reply.status < 300 or reply.status in (404, 409)  # gone, or over already
         if not done:
             log.warning("%s %s: %s", call.method, call.path, self._provider.refused(reply).message)
         return done

@@ -100,7 +100,7 @@ class Pool:
         )
         started = anyio.Event()
         collector = self._collector
-        self._task = runtime.spawn(lambda: collector.run(started))
+        self._task = runtime.spawn(lambda: collector.run(started), collector.over)
         try:
             await started.wait()
         except BaseException:

@@ -96,10 +96,13 @@ class TrioWaiter:
 
 
 class Runtime(NamedTuple):
-    """Make waiters, and start a task that belongs to no caller; who starts it keeps what `spawn` gives."""
+    """Make waiters, and start a task that belongs to no caller; who starts it keeps what `spawn` gives.
+
+    The second argument of `spawn` is called when the task is over, even where asyncio ended it before its first step.
+    """
 
     new_waiter: Callable[[], Waiter]
-    spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
+    spawn: Callable[[Callable[[], Coroutine[Any, Any, None]], Callable[[], None]], object]
 
 
 def current_runtime() -> Runtime:
@@ -109,5 +112,12 @@ def current_runtime() -> Runtime:
     except RuntimeError:
         from trio import lowlevel
 
-        return Runtime(TrioWaiter, lambda run: lowlevel.spawn_system_task(run, name=_NAME))
-    return Runtime(loop.create_future, lambda run: loop.create_task(run(), name=_NAME))
+        # A trio task always takes its first step, and `run` ends in its own clean-up.
+        return Runtime(TrioWaiter, lambda run, over: lowlevel.spawn_system_task(run, name=_NAME))
+
+    def spawn(run: Callable[[], Coroutine[Any, Any, None]], over: Callable[[], None]) -> object:
+        task = loop.create_task(run(), name=_NAME)
+        task.add_done_callback(lambda _: over())
+        return task
+
+    return Runtime(loop.create_future, spawn)

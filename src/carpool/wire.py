@@ -174,9 +174,11 @@ class _Exchange:
             body = b"a redirect, which is followed for reads on the same host only"
         else:
             body = await response.aread()
-        _, _, key = response.request.headers.get("Authorization", "").partition(" ")
-        # Some servers quote the key they refuse; replies are quoted in errors and logs.
-        self.reply = Reply(response.status_code, body.replace(key.encode(), b"***") if key else body)
+        if not response.is_success:
+            # Some servers quote the key they refuse, and refusals are quoted in errors and logs.
+            _, _, key = response.request.headers["Authorization"].partition(" ")
+            body = body.replace(key.encode(), b"***")
+        self.reply = Reply(response.status_code, body)
         self._asked = _asked_pause(response.headers)
 
     def fail(self, exc: Exception, *, sent: bool) -> None:

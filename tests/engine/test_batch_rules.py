@@ -804,3 +804,30 @@ def test_a_step_that_fails_after_its_batch_is_done_changes_nothing() -> None:
     shell.answered(key, 1)
     shell.tell(Collected(key))
     assert shell.tell(Failed((key,), refused("failed"))) == []
+
+
+def test_a_refused_key_after_a_long_outage_is_given_its_own_patience() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    shell.wait()
+    begin = shell.now
+    while shell.now - begin < 3_600:
+        assert shell.tell(Failed((key,), refused("lost"))) == []
+        shell.wait()
+    assert shell.tell(Failed((key,), refused("auth"))) == []
+
+
+def test_a_file_that_cannot_be_read_when_all_rows_are_settled_is_left_alone() -> None:
+    shell = Shell()
+    key = shell.ended(1)
+    shell.answered(key, 1)
+    assert only(shell.tell(Failed((key,), refused("gone"))), Delete).file_ids == (f"file-{key}", "out")
+
+
+def test_batches_that_are_refused_together_count_once() -> None:
+    unseen = problem("invalid_request", message="Cannot find file f, or organization o does not have access to it.")
+    shell = Shell()
+    keys = [shell.opened(row) for row in range(1, 11)]
+    shell.wait()
+    for key in keys:
+        assert failures(shell.tell(Checked((remote(key),), [status(key, "failed", problems=(unseen,))]))) == {}

@@ -131,6 +131,7 @@ class Batch:
         self.opened_at = 0.0  # when it was created, or its reply was lost
         self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
+        self._failing_as = ""
         self.attempts = 0  # at the present step
         self.checks = 0
         self.reads = 0  # of all its files
@@ -143,6 +144,12 @@ class Batch:
         self.attempts = 0
         if step not in (Step.LOST, Step.NOT_FOUND):  # a creation that is looked for in vain has not got further
             self.failing_since = None
+
+    def note_failure(self, kind: str, now: float) -> None:
+        """Note that the step failed; a refused key, and what is said to be gone, are timed apart from the rest."""
+        failing_as = kind if kind in ("auth", "gone") else ""
+        if self.failing_since is None or failing_as != self._failing_as:
+            self.failing_since, self._failing_as = now, failing_as
 
     @property
     def remote_id(self) -> str | None:

@@ -281,11 +281,14 @@ class Engine:
         # What may still be in files that fell short stays there.
         return self._end(batch, left_over(status), now, keep_files=batch.falls_short)
 
-    def _end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
-        """Settle whatever is left of a batch with one failure and drop it: its lane has room again."""
+    def _end(
+        self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False, room: bool = True
+    ) -> list[Command]:
+        """Settle whatever is left of a batch with one failure and drop it; its lane has `room` again."""
         commands: list[Command] = [Fail(batch.remote_id, frozenset(batch.open), failure)] if batch.open else []
         commands += self._drop(batch, batch.runs, keep_files=keep_files)
-        self._lanes[batch.lane].held_until = 0.0
+        if room:
+            self._lanes[batch.lane].held_until = 0.0
         return commands + self._consider(batch.lane, now)
 
     def _send_again(self, batch: Batch, without: Collection[int], now: float) -> list[Command]:
@@ -307,13 +310,13 @@ class Engine:
         alone = sum(len(lane.batches) for lane in same) == 1
         again_and_again = self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0), halve=alone)
         if again_and_again and alone and batch.total == 1:
-            return self._end(batch, _NEVER_FITS, now)
+            return self._end(batch, _NEVER_FITS, now, room=False)
         return self._send_again(batch, (), now)
 
     def _upload_again(self, batch: Batch, now: float) -> list[Command]:
         """Send the rows of a batch again whose input file the validation did not see yet."""
         if self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0), halve=False):
-            return self._end(batch, left_over(batch.status), now)
+            return self._end(batch, left_over(batch.status), now, room=False)
         return self._send_again(batch, (), now)
 
     def _drop(self, batch: Batch, settled: Iterable[Run], *, keep_files: bool = False) -> list[Command]:
@@ -335,10 +338,11 @@ class Engine:
         return [command for batch in batches for command in self._failed_step(batch, event.failure, now)]
 
     def _failed_step(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+        if batch.stage is Stage.ENDED and not batch.unsettled:
+            return self._finish(batch, now)
         do = on_failure(batch.stage, failure.kind)
-        if batch.failing_since is None:
-            batch.failing_since = now
-        if do is Do.AGAIN and now - batch.failing_since < patience(batch.stage, failure.kind):
+        batch.note_failure(failure.kind, now)
+        if do is Do.AGAIN and now - (batch.failing_since or now) < patience(batch.stage, failure.kind):
             batch.attempts += 1
             batch.again = batch.again or (batch.stage is Stage.PACKED and failure.kind == "lost")
             self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))

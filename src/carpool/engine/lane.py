@@ -65,9 +65,10 @@ class LaneState:
     def refuse(self, total: int, now: float, jitter: float, *, halve: bool) -> bool:
         """Pause after a batch of `total` rows was refused for now, and send half as much when told so.
 
-        Gives whether this has happened time and again.
+        Gives whether this has happened time and again; batches refused during one pause count once.
         """
-        self._refusals += 1
+        if now >= self.held_until:
+            self._refusals += 1
         self.held_until = now + backoff(self._refusals, jitter, base=_HOLD, cap=_HOLD_MAX)
         if halve:
             self.limits = structs.replace(self.limits, requests=max(1, total // 2))
