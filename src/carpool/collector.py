@@ -206,9 +206,11 @@ class Collector:
     async def _clean_up(self) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                await self._wire.aclose()
-                await self._spool.aclose()
-        except Exception:
+                try:
+                    await self._wire.aclose()
+                finally:
+                    await self._spool.aclose()
+        except Exception:  # whatever it is, whoever closes the pool must not wait for ever, and trio must not crash
             log.exception("the pool could not clean up after itself")
         finally:
             self._finished.set()
