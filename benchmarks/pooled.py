@@ -1,6 +1,7 @@
-"""The same work through carpool: a task for each caller, each awaiting `pool.request`."""
+"""The same work through carpool: a task for each caller, each awaiting `pool.request`; `limit=TOKENS` sets a limit."""
 
 import asyncio
+import sys
 
 import carpool
 
@@ -10,7 +11,10 @@ from .floor import POLL
 
 async def pooled(count: int, url: str) -> list[bytes]:
     """Answer so many calls."""
-    async with carpool.Pool("any", url, timing=carpool.Timing(linger=0.2, poll_min=POLL)) as pool:
+    limit = next((option.removeprefix("limit=") for option in sys.argv[3:] if option.startswith("limit=")), None)
+    limits = None if limit is None else {"*": int(limit)}
+    timing = carpool.Timing(linger=0.2, poll_min=POLL)
+    async with carpool.Pool("any", url, limits=limits, timing=timing) as pool:
 
         async def call(number: int) -> bytes:
             return (await pool.request(workload.ENDPOINT, workload.payload(number))).content

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 import uvloop
+import vocabulary
 from virtual import VirtualLoop
 
 
@@ -40,6 +41,24 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     tempfile.tempdir = str(tmp_path_factory.mktemp("temporary"))
     yield
     tempfile.tempdir = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_vocabulary() -> Iterator[None]:
+    """Let tiktoken, here and in subprocesses, read what `make` fetched; without it, it would try the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        if vocabulary.FOLDER.is_dir():
+            patch.setenv("TIKTOKEN_CACHE_DIR", str(vocabulary.FOLDER))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_heap() -> Iterator[None]:
+    """Keep what the imports made out of the collection after each test: it would take most of the tests' time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import anyio
 import httpx2
 import pytest
 
+from carpool.account import Account
 from carpool.models import Call, CallFailed, Reply, Run
 from carpool.wire import Wire
 
@@ -46,9 +47,11 @@ class Script(httpx2.AsyncBaseTransport):
 class Scripted:
     """Send one call and keep the pauses between the tries."""
 
-    def __init__(self, answers: Answers, key: Any = SECRET) -> None:
+    def __init__(
+        self, answers: Answers, key: Any = SECRET, *, final: Callable[[Reply], bool] = lambda reply: False
+    ) -> None:
         self.script = Script(answers)
-        self.wire = Wire("http://host/v1", key, no_runs, transport=self.script)
+        self.wire = Wire(Account("http://host/v1", key, {}), no_runs, transport=self.script, final=final)
 
     async def send(self, call: Call) -> tuple[Reply, float]:
         start = anyio.current_time()
@@ -102,6 +105,13 @@ class TestOnVirtualTime:
         scripted = Scripted([bad if isinstance(bad, Exception) else httpx2.Response(bad), httpx2.Response(200)])
         reply, _ = await scripted.send(POST)
         assert (reply.status, scripted.tries) == (200, 2)
+
+    @pytest.mark.parametrize("call", [GET, POST])
+    async def test_a_refusal_that_is_known_to_be_final_is_not_questioned(self, call: Call) -> None:
+        answers = [httpx2.Response(429, text="busy"), httpx2.Response(429, text="full"), httpx2.Response(200)]
+        scripted = Scripted(answers, final=lambda reply: reply.body == b"full")
+        reply, _ = await scripted.send(call)
+        assert (reply.status, reply.body, scripted.tries) == (429, b"full", 2)
 
     @pytest.mark.parametrize(
         ("header", "value", "low", "high"),
@@ -209,7 +219,7 @@ def serving(*connections: Sequence[bytes]) -> Iterator[tuple[str, list[bytes]]]:
 
 async def test_a_broken_connection_after_a_400_does_no_harm_to_the_next_call() -> None:
     with serving([HEAD % (400, 2) + b"no"], [HEAD % (200, 3) + b"yes"]) as (url, asked):
-        wire = Wire(url, SECRET, no_runs)
+        wire = Wire(Account(url, SECRET, {}), no_runs)
         assert await wire.send(POST) == Reply(400, b"no")
         assert await wire.send(POST) == Reply(200, b"yes")
         await wire.aclose()
@@ -223,7 +233,7 @@ async def test_a_download_that_ends_early_is_noticed_and_not_repeated_behind_the
         chunks.append(chunk)
 
     with serving([HEAD % (200, 2_000_000) + b"x" * 1_500_000]) as (url, _):
-        wire = Wire(url, SECRET, no_runs)
+        wire = Wire(Account(url, SECRET, {}), no_runs)
         reply = await wire.send(GET, receive)
         await wire.aclose()
     assert reply.status == 0
@@ -237,7 +247,7 @@ async def test_a_download_that_cannot_begin_is_repeated() -> None:
         chunks.append(chunk)
 
     with serving([b""], [HEAD % (503, 0)], [HEAD % (200, 4) + b"rows"]) as (url, _):
-        wire = Wire(url, SECRET, no_runs)
+        wire = Wire(Account(url, SECRET, {}), no_runs)
         reply = await wire.send(GET, receive)
         await wire.aclose()
     assert (reply, chunks) == (Reply(200, b""), [b"rows"])
@@ -248,6 +258,6 @@ async def test_a_refused_download_gives_its_reason() -> None:
         raise AssertionError("nothing to receive")
 
     with serving([HEAD % (404, 4) + b"gone"]) as (url, _):
-        wire = Wire(url, SECRET, no_runs)
+        wire = Wire(Account(url, SECRET, {}), no_runs)
         assert await wire.send(GET, receive) == Reply(404, b"gone")
         await wire.aclose()

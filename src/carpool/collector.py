@@ -9,16 +9,18 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from .engine.commands import Cancel, Command, Delete, Discard, Fail, Record, Settle
+from .engine.commands import Cancel, Command, Count, Delete, Discard, Fail, Record, Settle
 from .engine.engine import Engine
-from .engine.events import Abandoned, Accepted, Event, Flush, Leave, Tick
+from .engine.events import Abandoned, Accepted, Event, Flush, Leave, Limited, Tick
 from .engine.lane import LaneStats
 from .errors import CarpoolError, PoolClosed
-from .models import Body
+from .limits import LONG, Limits
+from .models import Body, Queue
 from .outcomes import error_of_failure, error_of_row, response_of
 from .perform import Performer
 from .providers import Provider
 from .spool import Spool
+from .tokens import Counter
 from .waiter import Runtime, Waiter
 from .wire import Wire
 
@@ -41,6 +43,8 @@ class Collector:
         wire: Wire,
         spool: Spool,
         runtime: Runtime,
+        limits: Limits,
+        counter: Counter,
         *,
         keep_remote_files: bool,
     ) -> None:
@@ -50,7 +54,9 @@ class Collector:
         self._wire = wire
         self._spool = spool
         self._new_waiter = runtime.new_waiter
-        self._performer = Performer(provider, wire, spool, self.feed, keep_remote_files=keep_remote_files)
+        self._limits = limits
+        self._queues: set[Queue] = set()
+        self._performer = Performer(provider, wire, spool, counter, self.feed, keep_remote_files=keep_remote_files)
         self._waiters: dict[int, Waiter] = {}
         self._gone: set[int] = set()
         self._accepted = self.answered = self.failed = 0
@@ -73,7 +79,8 @@ class Collector:
             raise _copy(self._refusal)
         model, encoded, inputs = self._provider.encode(endpoint, body)
         self._accepted = number = self._accepted + 1
-        self._spool.add(endpoint, model, number, encoded, inputs)
+        long = len(encoded) > LONG and self._limits.is_long(model, len(encoded))
+        self._spool.add(endpoint, model, number, encoded, inputs, long=long)
         waiter = self._waiters[number] = self._new_waiter()
         if not self._stirred:
             self._stirred = True
@@ -131,17 +138,27 @@ class Collector:
                 self._fail(command)
             case Cancel() | Delete() | Discard():
                 self._start(self._performer.chore, command)
+            case Count():
+                self._start(self._performer.count, command)
             case _:
                 self._start(self._performer.step, command)
 
     def _take_in(self) -> None:
         """Tell the engine of the calls that came and of the callers that went."""
         self._stirred = False
-        for lane, run in self._spool.accepted():
-            self.feed(Accepted(lane, run))
+        for lane, run, rich in self._spool.accepted():
+            if lane.queue not in self._queues:
+                self._limit(lane.queue)
+            self.feed(Accepted(lane, run, rich))
         if self._gone:
             gone, self._gone = frozenset(self._gone), set()
             self.feed(Abandoned(gone))
+
+    def _limit(self, queue: Queue) -> None:
+        """Tell the engine what is known of a queue when its first call comes."""
+        self._queues.add(queue)
+        for tokens, source in self._limits.of(queue):
+            self.feed(Limited(queue, tokens, source))
 
     def flush(self) -> None:
         """Submit what waits without lingering."""
@@ -262,12 +279,14 @@ class Collector:
         self.flush()
         await self._until(lambda: not self._waiters and not self._busy)
         self._take_in()
+        self._performer.leaving = True
         self.feed(Leave())
         await self._until(lambda: not self._busy)
         await self._stop()
 
     async def abandon(self) -> None:
         """Settle every caller with `PoolClosed`, cancel what runs remotely, best effort, and end the background."""
+        self._performer.leaving = True
         self._refuse(PoolClosed("The pool was left by an exception before the answer came."))
         try:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_FAREWELL):

@@ -91,19 +91,43 @@ def _usage(body: Any) -> Usage | None:
 # --- what travels between the floors -------------------------------------------------------------------------------
 
 
+class Queue(NamedTuple):
+    """Name what has an enqueued-token limit of its own: a model, and apart from it its long prompts (contracts A9)."""
+
+    model: str
+    long: bool
+
+
 class Lane(NamedTuple):
-    """Name a queue: an input file may hold one endpoint and one model only (contracts A2)."""
+    """Name what may share an input file: one endpoint and one model (contracts A2), and one queue."""
 
     endpoint: str
     model: str
+    long: bool = False
+
+    @property
+    def queue(self) -> Queue:
+        """Name the queue: a model's, whatever the endpoint."""
+        return Queue(self.model, self.long)
+
+
+class Load(NamedTuple):
+    """Measure what rows weigh in a queue: the `tokens` of those that were counted, the bytes of those that were not."""
+
+    tokens: int
+    size: int
+
+    def plus(self, other: "Load", sign: int = 1) -> "Load":
+        """Add, or take off with `sign` -1."""
+        return Load(self.tokens + sign * other.tokens, self.size + sign * other.size)
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
     """Name rows that lie side by side in one spool segment.
 
     `rows` are their numbers ('Q'), `sizes` the bytes of their lines with the newline ('I'), `inputs` the embedding
-    inputs of each ('I'), None where the endpoint does not count them. Packed arrays: 12 bytes a row, and one BLOB
-    each where they are recorded.
+    inputs of each ('I'), None where the endpoint does not count them, `tokens` the prompt tokens of each ('I'), None
+    where they were not counted. Packed arrays: 12 bytes a row, and one BLOB each where they are recorded.
     """
 
     segment: int
@@ -111,6 +135,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     rows: "array[int]"  # quoted: the class takes no subscript before Python 3.12
     sizes: "array[int]"
     inputs: "array[int] | None" = None
+    tokens: "array[int] | None" = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,27 +145,35 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         """Sum the bytes."""
         return sum(self.sizes)
 
-    def part(self, start: int, stop: int) -> "Run":
-        """Cut out the rows at positions `start` to `stop`."""
+    @property
+    def load(self) -> Load:
+        """Measure what it weighs in a queue."""
+        return Load(0, self.size) if self.tokens is None else Load(sum(self.tokens), 0)
+
+    def part(self, start: int, stop: int, offset: int | None = None) -> "Run":
+        """Cut out the rows at positions `start` to `stop`; `offset` is where they lie, if that is known already."""
         return Run(
             self.segment,
-            self.offset + sum(self.sizes[:start]),
+            self.offset + sum(self.sizes[:start]) if offset is None else offset,
             self.rows[start:stop],
             self.sizes[start:stop],
             None if self.inputs is None else self.inputs[start:stop],
+            None if self.tokens is None else self.tokens[start:stop],
         )
 
 
 class PackedBatch(msgspec.Struct, frozen=True, gc=False):
     """Describe one input file: its lane, the ranges of the spool it is made of, and the client key it is known by.
 
-    `again` is true when an earlier upload may have arrived though no reply came.
+    `tokens` is what it is expected to weigh in its queue; `again` is true when an earlier upload may have arrived
+    though no reply came.
     """
 
     key: str
     lane: Lane
     runs: tuple[Run, ...]
     size: int
+    tokens: int = 0
     again: bool = False
 
 
@@ -152,11 +185,21 @@ class BatchProblem(msgspec.Struct, frozen=True, gc=False):
     line: int | None
 
 
+class NoRoom(msgspec.Struct, frozen=True, gc=False):
+    """Repeat a refusal for lack of room in the queue; `limit` is the one it states, in tokens, None without one."""
+
+    limit: int | None
+
+
 NO_REPLY = "no_reply"  # in place of a status, where a batch was asked for and nothing usable came back
 
 
 class BatchStatus(msgspec.Struct, frozen=True, gc=False):
-    """Say how a remote batch stands; fields the provider left out or gave as "" are None (contracts A4)."""
+    """Say how a remote batch stands; fields the provider left out or gave as "" are None (contracts A4).
+
+    `answered` rows came to an end, `succeeded` of them well; `input_tokens` are those of the latter; `no_room` is set
+    where the batch failed because the queue is full.
+    """
 
     id: str
     key: str | None
@@ -166,6 +209,9 @@ class BatchStatus(msgspec.Struct, frozen=True, gc=False):
     error_file_id: str | None = None
     answered: int | None = None
     problems: tuple[BatchProblem, ...] = ()
+    no_room: NoRoom | None = None
+    succeeded: int | None = None
+    input_tokens: int | None = None
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -197,7 +243,8 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
     """Say why a step of a batch, or a request, failed.
 
     Of a step: `busy` (refused for now: the same call may be repeated), `lost` (no reply: it may have happened),
-    `full` (no room in the queue), `gone` (no such object). Of requests: how they end, see `outcomes`.
+    `full` (no room in the queue, whose limit may be stated, in tokens), `gone` (no such object). Of requests: how they
+    end, see `outcomes`.
     """
 
     kind: Literal[
@@ -206,6 +253,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
     message: str
     status_code: int | None = None
     code: str | None = None
+    limit: int | None = None
 
 
 class CallFailed(Exception):

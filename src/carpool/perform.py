@@ -2,17 +2,30 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from .engine.commands import Cancel, Check, Collect, Create, Delete, Discard, Find, Step, Upload
-from .engine.events import Answered, Checked, Collected, Created, Event, Failed, NotFound, Uploaded
-from .models import Call, CallFailed, Failure, Flow, Reply, Row
+from .engine.commands import Cancel, Check, Collect, Count, Create, Delete, Discard, Find, Step, Upload
+from .engine.events import (
+    Answered,
+    Checked,
+    Collected,
+    Counted,
+    Created,
+    Event,
+    Failed,
+    NotFound,
+    Uncountable,
+    Uploaded,
+)
+from .models import Call, CallFailed, Failure, Flow, Lane, Reply, Row
 from .providers import Provider
 from .providers.jsonl import Lines
 from .spool import Spool
+from .tokens import Counter, NoVocabulary
 from .wire import Wire
 
 T = TypeVar("T")
@@ -39,17 +52,27 @@ class Performer:
     """Carry out one command at a time or many at once; `feed` takes what comes of them."""
 
     def __init__(
-        self, provider: Provider, wire: Wire, spool: Spool, feed: Callable[[Event], None], *, keep_remote_files: bool
+        self,
+        provider: Provider,
+        wire: Wire,
+        spool: Spool,
+        counter: Counter,
+        feed: Callable[[Event], None],
+        *,
+        keep_remote_files: bool,
     ) -> None:
         self._provider = provider
         self._wire = wire
         self._spool = spool
+        self._counter = counter
         self._feed = feed
         self._keep_remote_files = keep_remote_files
         self._downloads = 0
+        self.leaving = False  # nobody waits for counts any more
         # Less than the wire's connections, so that checks and cancellations never wait for files.
         self._uploads = anyio.CapacityLimiter(8)
         self._downloads_at_once = anyio.CapacityLimiter(8)
+        self._counts_at_once = anyio.CapacityLimiter(1)  # a second thread would gain almost nothing (measured)
         self.uncancelled: set[str] = set()
 
     async def step(self, command: Step) -> None:
@@ -77,6 +100,31 @@ class Performer:
             return
         log.warning("%s of %s: %s", type(command).__name__, ", ".join(command.keys), failure.message)
         self._feed(Failed(command.keys, failure))
+
+    async def count(self, command: Count) -> None:
+        """Count tokens; where that fails the engine goes on with estimates."""
+        try:
+            async with self._counts_at_once:
+                measure = partial(self._measure, command.lane)
+                runs = await self._spool.measure(command.lane, command.runs, measure)
+        except NoVocabulary:
+            self._feed(Uncountable(command.lane))  # the counter itself has said so, once
+        except Exception as exc:  # noqa: BLE001 - the user's own counter, or the disk: neither is a reason to stop
+            # Its text may quote a prompt.
+            log.warning("tokens cannot be counted, and are estimated: %s", type(exc.__cause__ or exc).__name__)
+            self._feed(Uncountable(command.lane))
+        else:
+            self._feed(Counted(command.lane, runs))
+
+    def _measure(self, lane: Lane, body: bytes) -> int:
+        if self.leaving:
+            raise NoVocabulary("The pool is being left.")
+        try:
+            return self._counter(lane.endpoint, lane.model, body)
+        except Exception:
+            raise
+        except BaseException as exc:  # a panic of Rust is no Exception, and would end the pool
+            raise RuntimeError("the counter broke down") from exc
 
     async def chore(self, command: Chore) -> None:
         """Carry out what nobody waits for, within a minute; a failure is logged."""
@@ -124,14 +172,15 @@ class Performer:
         self._feed(Checked(command.remote_ids, statuses))
 
     async def _collect(self, command: Collect) -> None:
+        bill = _Bill(self._provider.input_tokens if command.add_up else None)
         for call in self._provider.collect(command.status):
             self._downloads += 1
             name = f"download-{self._downloads}.jsonl"
             async with self._downloads_at_once:
-                await self._download(command.key, call, name)
-        self._feed(Collected(command.key))
+                await self._download(command.key, call, name, bill)
+        self._feed(Collected(command.key, bill.rows, bill.tokens))
 
-    async def _download(self, key: str, call: Call, name: str) -> None:
+    async def _download(self, key: str, call: Call, name: str, bill: "_Bill") -> None:
         """Stream a file to disk and settle its rows as they come; cut on "\\n" alone."""
         lines = Lines()
         offset = 0
@@ -140,7 +189,7 @@ class Performer:
             nonlocal offset
             await self._save(name, offset, chunk)
             offset += len(chunk)
-            await self._answer(key, lines.feed(chunk))
+            await self._answer(key, lines.feed(chunk), bill)
 
         try:
             reply = await self._wire.send(call, receive)
@@ -149,7 +198,7 @@ class Performer:
                 await self._spool.remove(name)
         if not 200 <= reply.status < 300:
             raise CallFailed(self._provider.refused(reply))
-        await self._answer(key, lines.close())
+        await self._answer(key, lines.close(), bill)
 
     async def _save(self, name: str, offset: int, chunk: bytes) -> None:
         try:
@@ -158,7 +207,7 @@ class Performer:
             # The answers are in hand and paid for: a full disk must not keep them from their callers.
             log.warning("a downloaded file cannot be saved: %s", exc)
 
-    async def _answer(self, key: str, lines: list[bytes]) -> None:
+    async def _answer(self, key: str, lines: list[bytes], bill: "_Bill") -> None:
         for start in range(0, len(lines), _SLICE):
             rows: list[Row] = []
             for line in lines[start : start + _SLICE]:
@@ -168,6 +217,7 @@ class Performer:
                     if line.strip():
                         log.warning("a line in the files of batch %s is %s", key, exc)
             self._feed(Answered(key, rows))
+            bill.add(rows)
             await anyio.lowlevel.checkpoint()
 
     async def _tidy(self, call: Call) -> bool:
@@ -176,3 +226,18 @@ class Performer:
         if not done:
             log.warning("%s %s: %s", call.method, call.path, self._provider.refused(reply).message)
         return done
+
+
+class _Bill:
+    """Add up what rows say that they were billed, where somebody wants to know."""
+
+    def __init__(self, input_tokens: Callable[[Row], int] | None) -> None:
+        self._input_tokens = input_tokens
+        self.rows = self.tokens = 0
+
+    def add(self, rows: list[Row]) -> None:
+        """Add rows; those that do not say are not counted."""
+        if self._input_tokens is not None:
+            billed = [tokens for tokens in map(self._input_tokens, rows) if tokens]
+            self.rows += len(billed)
+            self.tokens += sum(billed)

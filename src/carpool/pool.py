@@ -1,29 +1,30 @@
 """The door: settings in, answers out."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from inspect import iscoroutinefunction
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, overload
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
 import msgspec
 
+from .account import Key, find_account
 from .collector import Collector
 from .config import Timing
 from .engine.engine import Engine
 from .engine.lane import LaneStats
 from .errors import CarpoolError, ConfigurationError, PoolClosed
+from .limits import Limits, Tier
 from .models import Body, Request, Response
 from .providers.openai import OpenAI
 from .spool import RunSync, Spool
+from .tokens import Counter, Tiktoken
 from .waiter import Waiter, current_runtime
-from .wire import Key, Transport, Wire
+from .wire import Transport, Wire
 
-_BASE_URL = "https://api.openai.com/v1"
 _BREATH = 500  # calls accepted by `gather` before others get the event loop: a few milliseconds
 
 
@@ -50,6 +51,11 @@ class Pool:
     `api_key` and `base_url` are taken from OPENAI_API_KEY and OPENAI_BASE_URL when None, as by the official SDK; the
     key may be a callable, also an async one. `keep_remote_files` leaves input, output and error files at the provider.
 
+    `tier` ("tier-1" to "tier-5", "build", "launch", "grow") looks the enqueued-token limits up in a dated table;
+    `limits` gives them by model, family or "*" for all others, in tokens, and is never exceeded. With neither, a limit
+    is learned from the provider's first refusal, which costs nothing. `counter` counts prompt tokens in tiktoken's
+    stead: it is given endpoint, model and body (bytes of JSON), and called in a worker thread.
+
     Use it as an async context manager, or with `start` and `aclose`. Leaving it normally submits what waits and waits
     for every caller; leaving by an exception settles them with `PoolClosed` and cancels the batches, best effort.
     """
@@ -59,13 +65,17 @@ class Pool:
         api_key: Key | None = None,
         base_url: str | None = None,
         *,
+        tier: Tier | None = None,
+        limits: Mapping[str, int] | None = None,
         timing: Timing | None = None,
+        counter: Counter | None = None,
         keep_remote_files: bool = False,
         _ports: Ports | None = None,
     ) -> None:
-        self._key = _checked_key(api_key if api_key is not None else os.environ.get("OPENAI_API_KEY"))
-        self._base_url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or _BASE_URL)
+        self._account = find_account(api_key, base_url)
+        self._limits = Limits(tier, limits)
         self._timing = timing or Timing()
+        self._counter = _checked_counter(counter)
         self._keep_remote_files = keep_remote_files
         self._ports = _ports or Ports()
         self._collector: Collector | None = None
@@ -93,10 +103,23 @@ class Pool:
         # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
         threads = partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
         spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), self._ports.run_sync or threads)
-        wire = Wire(self._base_url, self._key, spool.read, headers=_account(), transport=self._ports.transport)
+        wire = Wire(
+            self._account,
+            spool.read,
+            transport=self._ports.transport,
+            final=lambda reply: provider.refused(reply).kind not in ("busy", "lost"),
+        )
         engine = Engine(pool, self._timing, provider.limits)
         self._collector = Collector(
-            pool, engine, provider, wire, spool, runtime, keep_remote_files=self._keep_remote_files
+            pool,
+            engine,
+            provider,
+            wire,
+            spool,
+            runtime,
+            self._limits,
+            self._counter,
+            keep_remote_files=self._keep_remote_files,
         )
         started = anyio.Event()
         collector = self._collector
@@ -184,8 +207,8 @@ class Pool:
 
     def __repr__(self) -> str:
         if self._collector is None:
-            return f"<Pool for {self._base_url}, not open>"
-        return f"<Pool for {self._base_url}: {self._collector!r}>"
+            return f"<Pool for {self._account.base_url}, not open>"
+        return f"<Pool for {self._account.base_url}: {self._collector!r}>"
 
     def _open(self) -> Collector:
         if self._collector is None:
@@ -225,24 +248,9 @@ async def _outcome(entry: tuple[int, Waiter] | CarpoolError) -> Response | Carpo
         return exc
 
 
-def _checked_key(key: Any) -> Key:
-    if callable(key):
-        return key  # type: ignore[no-any-return]  # what it gives is checked when it is called
-    if not isinstance(key, str) or not key.strip():
-        raise ConfigurationError("No API key. Pass api_key=... or set OPENAI_API_KEY.")
-    return key.strip()
-
-
-def _checked_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.username is not None:
-        raise ConfigurationError("base_url must hold no user name or password: they would show in logs.")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError("base_url must be an http or https address such as https://api.openai.com/v1.")
-    return url.rstrip("/")
-
-
-def _account() -> dict[str, str]:
-    """Name organisation and project as the official SDK does."""
-    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-    return {header: os.environ[name] for header, name in named.items() if os.environ.get(name)}
+def _checked_counter(counter: Any) -> Counter:
+    if counter is None:
+        return Tiktoken()
+    if not callable(counter) or any(map(iscoroutinefunction, (counter, type(counter).__call__))):
+        raise ConfigurationError("counter must be a plain function (endpoint, model, body) that gives a number.")
+    return counter  # type: ignore[no-any-return]  # what it gives is checked when it is called

@@ -8,15 +8,17 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
+from msgspec import structs
 
 from .models import Lane, Run
 
 CHUNK = 2**20  # bytes: lines are written, and read, so many at a time
+_RICH = b'"type"'  # parts of a message name their type; plain text has none, and is bounded by its bytes
 SEGMENT = 32 * 2**20  # bytes: a segment that has grown so large is closed, and dropped when all its rows are settled
 
 Frame = tuple[bytes, bytes, bytes]
@@ -40,6 +42,7 @@ class _Tail:
         "frame",
         "inputs",
         "lines",
+        "rich",
         "rows",
         "segment",
         "sizes",
@@ -63,6 +66,7 @@ class _Tail:
         self.rows = array("Q")
         self.sizes = array("I")
         self.inputs = array("I") if self.count_inputs else None
+        self.rich = False
 
 
 class Spool:
@@ -74,8 +78,8 @@ class Spool:
     def __init__(self, frame: Callable[[Lane], Frame], run_sync: RunSync) -> None:
         self._frame = frame
         self._run_sync = run_sync
-        self._tails: dict[tuple[str, str], _Tail] = {}
-        self._reports: list[tuple[Lane, Run]] = []
+        self._tails: dict[tuple[str, str, bool], _Tail] = {}
+        self._reports: list[tuple[Lane, Run, bool]] = []
         self._sealed: list[tuple[int, int, list[bytes]]] = []
         self._segments = 0
         self._folder: Path | None = None
@@ -83,11 +87,11 @@ class Spool:
 
     # --- accepting: no I/O, nothing awaited
 
-    def add(self, endpoint: str, model: str, number: int, body: bytes, inputs: int) -> None:
-        """Append a line; `inputs` is 0 where the endpoint does not count them."""
-        tail = self._tails.get((endpoint, model))
+    def add(self, endpoint: str, model: str, number: int, body: bytes, inputs: int, *, long: bool = False) -> None:
+        """Append a line to its lane's spool; `inputs` is 0 where the endpoint does not count them."""
+        tail = self._tails.get((endpoint, model, long))
         if tail is None:
-            tail = self._tails[endpoint, model] = self._new_tail(Lane(endpoint, model), inputs)
+            tail = self._tails[endpoint, model, long] = self._new_tail(Lane(endpoint, model, long), inputs)
         head, middle, end = tail.frame
         line = b"".join((head, b"%d" % number, middle, body, end))
         tail.lines.append(line)
@@ -97,15 +101,17 @@ class Spool:
         tail.end += size
         if tail.inputs is not None:
             tail.inputs.append(inputs)
+        if not tail.rich and _RICH in line:
+            tail.rich = True
         if tail.end - tail.unwritten >= CHUNK:
             self._seal(tail)
         if tail.end >= SEGMENT:
             self._seal(tail)
-            self._report(Lane(endpoint, model), tail)
+            self._report(Lane(endpoint, model, long), tail)
             tail.begin(self._next_segment())
 
-    def accepted(self) -> list[tuple[Lane, Run]]:
-        """Take out the rows that were added since the last time."""
+    def accepted(self) -> list[tuple[Lane, Run, bool]]:
+        """Take out the rows that were added since the last time, and whether some may hold images or files."""
         for lane, tail in self._tails.items():
             self._report(Lane(*lane), tail)
         reports, self._reports = self._reports, []
@@ -125,7 +131,8 @@ class Spool:
 
     def _report(self, lane: Lane, tail: _Tail) -> None:
         if tail.rows:
-            self._reports.append((lane, Run(tail.segment, tail.unreported, tail.rows, tail.sizes, tail.inputs)))
+            run = Run(tail.segment, tail.unreported, tail.rows, tail.sizes, tail.inputs)
+            self._reports.append((lane, run, tail.rich))
             tail.report()
 
     def _seal(self, tail: _Tail) -> None:
@@ -151,6 +158,15 @@ class Spool:
     def read(self, runs: Collection[Run]) -> AsyncIterator[bytes]:
         """Stream the lines of these runs in chunks; they must have been written."""
         return _Reading(_chunks(runs), self._read, self._run_sync)
+
+    async def measure(self, lane: Lane, runs: Sequence[Run], measure: Callable[[bytes], int]) -> tuple[Run, ...]:
+        """Count the tokens of the bodies in these runs, in a worker thread, and give the runs with them.
+
+        Whatever `measure` raises is raised; so are TypeError and OverflowError when it gives no sensible number.
+        """
+        await self.write(runs)
+        counted: tuple[Run, ...] = await self._run_sync(self._measure, self._frame(lane), runs, measure)
+        return counted
 
     async def save(self, name: str, offset: int, content: bytes) -> None:
         """Write a part of a downloaded file."""
@@ -200,6 +216,18 @@ class Spool:
         if len(content) != length:
             raise OSError(f"spool segment {segment} holds {len(content)} of {length} bytes at {offset}")
         return content
+
+    def _measure(self, frame: Frame, runs: Sequence[Run], measure: Callable[[bytes], int]) -> tuple[Run, ...]:
+        return tuple(structs.replace(run, tokens=array("I", map(measure, self._bodies(frame, run)))) for run in runs)
+
+    def _bodies(self, frame: Frame, run: Run) -> Iterator[bytes]:
+        head, middle, end = map(len, frame)
+        content = self._read_range(run.segment, run.offset, run.size)
+        offset = 0
+        for row, size in zip(run.rows, run.sizes, strict=True):
+            start = offset + head + len(b"%d" % row) + middle
+            offset += size
+            yield content[start : offset - end]
 
     def _remove(self, name: str) -> None:
         if self._folder is not None:

@@ -16,9 +16,9 @@ from typing import TypeAlias
 import anyio
 import httpx2
 
+from .account import Account
 from .models import Call, CallFailed, Failure, Reply, Run, Upload
 
-Key: TypeAlias = str | Callable[[], str | Awaitable[str]]
 Read: TypeAlias = Callable[[tuple[Run, ...]], AsyncIterator[bytes]]
 Receive: TypeAlias = Callable[[bytes], Awaitable[None]]
 
@@ -41,24 +41,25 @@ class Wire:
     """Send calls to one base URL with one key.
 
     `key` may be a callable, also an async one, asked before each call, so that keys can be rotated. `read` streams
-    spool ranges for uploads.
+    spool ranges for uploads. `final` tells of a refusal whether another try would fare no better: a 429 for lack of
+    room in the queue passes in hours, not in seconds.
     """
 
     def __init__(
         self,
-        base_url: str,
-        key: Key,
+        account: Account,
         read: Read,
         *,
-        headers: dict[str, str] | None = None,
         transport: Transport | None = None,
+        final: Callable[[Reply], bool] = lambda reply: False,
     ) -> None:
-        self._key = key
+        self._key = account.key
         self._read = read
+        self._final = final
         # No compression: a body's length is how a download that ended early is noticed.
         self._client = httpx2.AsyncClient(
-            base_url=base_url,
-            headers={"Accept-Encoding": "identity", "User-Agent": "carpool", **(headers or {})},
+            base_url=account.base_url,
+            headers={"Accept-Encoding": "identity", "User-Agent": "carpool", **account.headers},
             timeout=_TIMEOUT,
             limits=_LIMITS,
             transport=transport,
@@ -78,7 +79,7 @@ class Wire:
         while True:
             exchange = _Exchange(call, receive)
             await self._try(exchange)
-            if attempt == _TRIES or not exchange.may_repeat:
+            if attempt == _TRIES or not exchange.may_repeat or self._final(exchange.reply):
                 return exchange.reply
             await anyio.sleep(exchange.pause(attempt))
             attempt += 1

@@ -2,28 +2,33 @@
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from heapq import heappop, heappush
+from typing import TypeVar, get_args
 
 from carpool.config import Timing
-from carpool.engine.commands import Check, Command, Create, Fail, Record, Settle, Upload
+from carpool.engine.commands import Check, Collect, Command, Count, Create, Delete, Fail, Record, Settle, Upload
 from carpool.engine.engine import Engine
 from carpool.engine.events import (
     Accepted,
     Answered,
     Checked,
     Collected,
+    Counted,
     Created,
     Event,
     Fact,
     Failed,
     Flush,
-    NotFound,
-    Packed,
+    Limited,
     Tick,
+    Uncountable,
     Uploaded,
 )
-from carpool.models import BatchProblem, BatchStatus, Failure, FileLimits, Lane, Row, Run
+from carpool.engine.lane import LaneStats
+from carpool.engine.ledger import Source
+from carpool.models import BatchProblem, BatchStatus, Failure, FileLimits, Lane, NoRoom, PackedBatch, Row, Run
 
 T = TypeVar("T")
 
@@ -33,7 +38,8 @@ OTHER = Lane("/v1/chat/completions", "gpt-5-nano")
 TIMING = Timing()
 LIMITS = FileLimits(requests=1_000, bytes=1_000_000, inputs=1_000, creations_per_hour=1_000_000)
 NOW = 1_700_000_000.0
-FACTS = (Accepted, Packed, Uploaded, Created, Answered, Collected, Checked, NotFound, Failed)
+AMPLE = 10**12  # tokens: a limit that is far away
+FACTS: tuple[type[Fact], ...] = get_args(Fact)
 
 
 def make_run(
@@ -54,6 +60,11 @@ def make_run(
         array("I", [size] * count if isinstance(size, int) else size),
         None if inputs is None else array("I", [inputs] * count if isinstance(inputs, int) else inputs),
     )
+
+
+def with_tokens(run: Run, tokens: Iterable[int]) -> Run:
+    """Give a run whose rows were counted."""
+    return Run(run.segment, run.offset, run.rows, run.sizes, run.inputs, array("I", tokens))
 
 
 def answer(number: int, *, pool: str = POOL) -> Row:
@@ -79,11 +90,16 @@ def rows_of(runs: Iterable[Run]) -> list[int]:
 class Shell:
     """Tell an engine of events, feed its records back at once, and keep time and facts."""
 
-    def __init__(self, timing: Timing = TIMING, limits: FileLimits = LIMITS, now: float = NOW) -> None:
+    def __init__(
+        self, timing: Timing = TIMING, limits: FileLimits = LIMITS, now: float = NOW, *, tokens: int | None = AMPLE
+    ) -> None:
         self.engine = Engine(POOL, timing, limits)
         self.now = now
         self.facts: list[tuple[Fact, float]] = []
         self._offset = 0
+        if tokens is not None:
+            for lane in (LANE, OTHER):
+                self.tell(Limited(lane.queue, tokens, "user"))
 
     def tell(self, event: Event, *, after: float = 0.0) -> list[Command]:
         """Tell of an event that comes `after` seconds, and give the commands other than records."""
@@ -94,6 +110,15 @@ class Shell:
         for command in self.engine.handle(event, self.now):
             commands += self.tell(command.fact) if isinstance(command, Record) else [command]
         return commands
+
+    def limit(self, tokens: int | None, source: Source = "user", *, lane: Lane = LANE) -> list[Command]:
+        """Say how many tokens may be enqueued."""
+        return self.tell(Limited(lane.queue, tokens, source))
+
+    def stats(self, lane: Lane = LANE) -> LaneStats:
+        """Give the figures of a lane."""
+        (stats,) = (stats for stats in self.engine.lanes() if stats.lane == lane)
+        return stats
 
     def accept(
         self,
@@ -147,6 +172,21 @@ class Shell:
             pass
         return self.tell(Checked((remote(key),), [status(key, name, **more)]))
 
+    def count(self, commands: Iterable[Command], tokens: int | None = None) -> list[Command]:
+        """Count what is to be counted, a token a byte or so many a row; gives the commands with what follows."""
+        rest: list[Command] = []
+        for command in commands:
+            if isinstance(command, Count):
+                runs = [with_tokens(run, run.sizes if tokens is None else [tokens] * len(run)) for run in command.runs]
+                rest += self.count(self.tell(Counted(command.lane, tuple(runs))), tokens)
+            else:
+                rest.append(command)
+        return rest
+
+    def refuse(self, key: str, stated: int | None = None) -> list[Command]:
+        """Let the provider be asked, and say that there was no room."""
+        return self.check(key, "failed", no_room=NoRoom(stated))
+
     def answered(self, key: str, *rows: int) -> list[Command]:
         """Let answers of these rows come."""
         return self.tell(Answered(key, [answer(row) for row in rows]))
@@ -158,7 +198,7 @@ def remote(key: str) -> str:
 
 
 def status(key: str, name: str, **more: object) -> BatchStatus:
-    """Make a status: `output`, `errors` are files, `answered` a count, `problems` a tuple."""
+    """Make a status: `output`, `errors` are files; the rest is called as in `BatchStatus`."""
     return BatchStatus(
         remote(key),
         key,
@@ -167,7 +207,183 @@ def status(key: str, name: str, **more: object) -> BatchStatus:
         error_file_id=more.get("errors"),  # type: ignore[arg-type]
         answered=more.get("answered"),  # type: ignore[arg-type]
         problems=more.get("problems", ()),  # type: ignore[arg-type]
+        no_room=more.get("no_room"),  # type: ignore[arg-type]
+        succeeded=more.get("succeeded"),  # type: ignore[arg-type]
+        input_tokens=more.get("input_tokens"),  # type: ignore[arg-type]
     )
+
+
+class World:
+    """Let an engine run on virtual time against a provider that refuses what does not fit its queue.
+
+    `tokens` says what a row comes to by our count, `counts` what by the provider's, or how many of its tokens are one
+    of ours. Others have `others` tokens in the queue. A refusal `states` the limit, and comes `at_once` or after the
+    validation. Uploads and looks take a moment, a batch `validates`, then `takes` its seconds; its tokens are released
+    `late`.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        tokens: Callable[[int], int],
+        shell: Shell | None = None,
+        *,
+        counts: Callable[[int], int] | float = 1.0,
+        states: bool = True,
+        at_once: bool = False,
+        reports: bool = True,
+        countable: bool = True,
+        takes: float = 600.0,
+        validates: float = 5.0,
+        late: float = 0.0,
+    ) -> None:
+        self.shell = shell or Shell(tokens=None)
+        self.limit = limit
+        self.tokens = tokens
+        self.counts = counts if callable(counts) else lambda row: tokens(row) * counts
+        self.others = 0
+        self.states = states
+        self.at_once = at_once
+        self.reports = reports
+        self.countable = countable
+        self.takes = takes
+        self.validates = validates
+        self.late = late
+        self.queued = 0.0
+        self.peak = 0.0
+        self.uploads: list[tuple[float, PackedBatch]] = []
+        self.creations: list[tuple[float, PackedBatch]] = []
+        self.ends: list[float] = []
+        self.refusals: list[float] = []
+        self.counted_at: list[float] = []
+        self.deleted: list[str] = []
+        self.settled: list[int] = []
+        self.failed: dict[int, Failure] = {}
+        self._batches: dict[str, PackedBatch] = {}  # by remote id
+        self._standing: dict[str, BatchStatus] = {}
+        self._coming: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = self._events = 0
+
+    def accept(self, rows: Iterable[int], *, lane: Lane = LANE, size: int = 10, segment: int = 1) -> None:
+        """Let rows join a lane."""
+        self.perform(self.shell.accept(*rows, lane=lane, size=size, segment=segment))
+
+    def later(self, seconds: float, do: Callable[[], None]) -> None:
+        """Have something done after so many seconds."""
+        self._number += 1
+        heappush(self._coming, (self.shell.now + seconds, self._number, do))
+
+    @property
+    def next_at(self) -> float:
+        """Give the time at which something happens next."""
+        return min(self.shell.engine.deadline(), self._coming[0][0] if self._coming else math.inf)
+
+    def step(self) -> None:
+        """Let the next thing happen; a thousand of them in one instant are a spin."""
+        at = max(self.shell.now, self.next_at)
+        self._events = self._events + 1 if at == self.shell.now else 0
+        assert self._events < 1_000, "the engine spins"
+        self.shell.now = at
+        if self._coming and self._coming[0][0] <= at:
+            heappop(self._coming)[2]()
+        else:
+            self.perform(self.shell.tell(Tick()))
+
+    def run(self, seconds: float = math.inf) -> None:
+        """Let so much time pass, or all that is needed."""
+        end = self.shell.now + seconds
+        while self.next_at <= end and self.next_at < math.inf:
+            self.step()
+        if self.next_at < math.inf:
+            self.shell.now = end
+
+    def perform(self, commands: Iterable[Command]) -> None:
+        """Do what the engine says."""
+        for command in commands:
+            match command:
+                case Upload(batch=batch):
+                    self.uploads.append((self.shell.now, batch))
+                    self._tell_later(1.0, Uploaded(batch.key, f"file-{batch.key}"))
+                case Create(batch=batch):
+                    self.later(0.1, partial(self._create, batch))
+                case Check(remote_ids=remote_ids):
+                    self.later(0.1, partial(self._check, remote_ids))
+                case Count(lane=lane, runs=runs):
+                    self.counted_at.append(self.shell.now)
+                    counted = tuple(with_tokens(run, map(self.tokens, run.rows)) for run in runs)
+                    self._tell_later(0.1, Counted(lane, counted) if self.countable else Uncountable(lane))
+                case Collect(key=key, status=status):
+                    rows = rows_of(self._batches[status.id].runs)
+                    self._tell_later(0.1, Answered(key, list(map(answer, rows))))
+                    billed = (len(rows), self.weigh(self._batches[status.id])) if command.add_up else (0, 0)
+                    self._tell_later(0.1, Collected(key, *billed))
+                case Delete(file_ids=file_ids):
+                    self.deleted += file_ids
+                case Settle(numbers=numbers):
+                    self.settled += numbers
+                case Fail(numbers=numbers, failure=failure):
+                    self.failed |= dict.fromkeys(numbers, failure)
+
+    def weigh(self, batch: PackedBatch) -> int:
+        """Count the tokens of a batch as the provider does."""
+        return int(sum(map(self.counts, rows_of(batch.runs))))
+
+    def _tell_later(self, seconds: float, event: Event) -> None:
+        self.later(seconds, lambda: self.perform(self.shell.tell(event)))
+
+    def _fits(self, batch: PackedBatch) -> bool:
+        return self.queued + self.others + self.weigh(batch) <= self.limit
+
+    def _create(self, batch: PackedBatch) -> None:
+        self.creations.append((self.shell.now, batch))
+        if self.at_once and not self._fits(batch):
+            self.refusals.append(self.shell.now)
+            failure = Failure("full", "no room", 429, limit=int(self.limit) if self.states else None)
+            self.perform(self.shell.tell(Failed((batch.key,), failure)))
+            return
+        self._batches[remote(batch.key)] = batch
+        self._standing[remote(batch.key)] = status(batch.key, "validating")
+        self.later(self.validates, partial(self._validate, batch))
+        self.perform(self.shell.tell(Created(batch.key, status(batch.key, "validating"))))
+
+    def _validate(self, batch: PackedBatch) -> None:
+        weight = self.weigh(batch)
+        if not self._fits(batch):
+            self.refusals.append(self.shell.now)
+            no_room = NoRoom(int(self.limit) if self.states else None)
+            self._standing[remote(batch.key)] = status(batch.key, "failed", no_room=no_room)
+            return
+        self.queued += weight
+        self.peak = max(self.peak, self.queued)
+        self._standing[remote(batch.key)] = status(batch.key, "in_progress")
+        self.later(self.takes, partial(self._end, batch, weight))
+
+    def _release(self, weight: int) -> None:
+        self.queued -= weight
+
+    def _end(self, batch: PackedBatch, weight: int) -> None:
+        self.later(self.late, partial(self._release, weight))
+        self.ends.append(self.shell.now)
+        rows = len(rows_of(batch.runs))
+        self._standing[remote(batch.key)] = status(
+            batch.key,
+            "completed",
+            output="out",
+            answered=rows,
+            succeeded=rows,
+            input_tokens=weight if self.reports else None,
+        )
+
+    def _check(self, remote_ids: tuple[str, ...]) -> None:
+        news = [self._standing[remote_id] for remote_id in remote_ids]
+        self.perform(self.shell.tell(Checked(remote_ids, news)))
+
+
+def run_together(one: World, other: World) -> None:
+    """Let two pools run on one account, each of which finds taken what the other has queued."""
+    while (at := min(one.next_at, other.next_at)) < math.inf:
+        one.others, other.others = int(other.queued), int(one.queued)
+        (one if one.next_at == at else other).step()
 
 
 def of(commands: Iterable[Command], kind: type[T]) -> list[T]:

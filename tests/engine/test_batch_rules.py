@@ -1,15 +1,18 @@
 """The tables of one batch: which status may follow which, what a failed step leads to, and who is to blame."""
 
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import pytest
 from engine_kit import (
+    AMPLE,
     LANE,
     NOW,
     Shell,
+    World,
     answer,
     failures,
-    make_run,
     of,
     only,
     problem,
@@ -22,10 +25,31 @@ from engine_kit import (
 
 from carpool.config import Timing
 from carpool.engine.batch import NEXT, is_end, is_news
-from carpool.engine.commands import Cancel, Check, Collect, Command, Create, Delete, Discard, Fail, Find, Settle, Upload
-from carpool.engine.events import Accepted, Answered, Checked, Collected, Created, Failed, Flush, NotFound, Uploaded
+from carpool.engine.commands import (
+    Cancel,
+    Check,
+    Collect,
+    Command,
+    Create,
+    Delete,
+    Discard,
+    Fail,
+    Find,
+    Settle,
+    Upload,
+)
+from carpool.engine.events import (
+    Answered,
+    Checked,
+    Collected,
+    Created,
+    Failed,
+    Flush,
+    NotFound,
+    Uploaded,
+)
 from carpool.engine.lane import LaneStats
-from carpool.models import NO_REPLY, BatchStatus, Failure, Lane, Row
+from carpool.models import NO_REPLY, BatchStatus, Failure, Lane, NoRoom, Row
 
 ENDS = ("failed", "completed", "expired", "cancelled")
 COURSE = ("validating", "in_progress", "finalizing", "cancelling")  # each may be skipped (contracts A5)
@@ -392,22 +416,6 @@ def test_an_input_file_that_the_validation_does_not_see_yet_is_sent_again() -> N
     assert failures(shell.check(key, "failed", problems=(unseen,))) == {1: "rejected", 2: "rejected"}
 
 
-def test_a_lane_whose_model_is_queued_elsewhere_is_not_alone() -> None:
-    shell = Shell()
-    shell.tell(Accepted(Lane("/v1/responses", LANE.model), make_run([9], segment=9)))
-    shell.tell(Flush())
-    shell.tell(Uploaded("p-b1", "file"))
-    shell.tell(Created("p-b1", status("p-b1", "validating")))
-    shell.packed(1, 2)
-    for number in range(2, 12):
-        shell.tell(Uploaded(f"p-b{number}", "file"))
-        assert failures(shell.tell(Failed((f"p-b{number}",), refused("full")))) == {}
-        while not (uploads := of(commands := shell.wait(), Upload)):
-            for check in of(commands, Check):
-                shell.tell(Checked(check.remote_ids, [status("p-b1", "in_progress")]))
-        assert rows_of(uploads[0].batch.runs) == [1, 2]
-
-
 @pytest.mark.parametrize(("stage", "hours"), [("packed", 0.25), ("uploaded", 0.25), ("open", 25.0), ("ended", 2.0)])
 def test_a_step_that_fails_for_too_long_fails_its_rows(stage: str, hours: float) -> None:
     shell = Shell()
@@ -514,95 +522,134 @@ def test_lost_creations_are_looked_for_together() -> None:
 # --- no room in the queue
 
 
-FULL = (problem("token_limit_exceeded", None, "Enqueued token limit reached"),)
+def full_of_others(shell: Shell, *, takes: float = 600.0) -> World:
+    """Make a provider whose queue is full, and that does not say how much it takes."""
+    world = World(AMPLE, lambda row: 10, shell, states=False, takes=takes)
+    world.others = AMPLE
+    return world
 
 
-def test_a_batch_without_room_goes_back_in_order_and_travels_again_in_halves() -> None:
+def test_a_batch_without_room_goes_back_and_nobody_is_told() -> None:
     shell = Shell(Timing(linger=30))
     key = shell.opened(1, 2, 3, 4, 5)
     shell.accept(6)
-
-    refused_ = shell.check(key, "failed", problems=FULL)
-
-    assert failures(refused_) == {}
-    assert of(refused_, Upload) == []
-    assert only(refused_, Delete).file_ids == (f"file-{key}",)
-    assert shell.engine.lanes()[0].waiting == 6
-    assert 30 <= shell.pause <= 60
-    uploads = of(shell.wait(), Upload)
-    assert [rows_of(upload.batch.runs) for upload in uploads] == [[1, 2], [3, 4], [5, 6]]
-
-
-def test_a_creation_that_says_there_is_no_room_is_the_same_as_a_batch_that_failed_so() -> None:
-    shell = Shell()
-    create = shell.uploaded(1, 2, 3, 4)
-    commands = shell.tell(Failed(create.keys, refused("full", status_code=429)))
+    commands = shell.refuse(key)
     assert failures(commands) == {}
-    assert only(commands, Delete).file_ids == (create.file_id,)
-    assert [rows_of(upload.batch.runs) for upload in of(shell.wait(), Upload)] == [[1, 2], [3, 4]]
+    assert only(commands, Delete).file_ids == (f"file-{key}",)
+    assert rows_of(only(shell.count(commands), Upload).batch.runs)[0] == 1
+    assert shell.stats().waiting + shell.stats().submitted == 6
 
 
-def test_a_batch_that_was_not_alone_keeps_its_size_and_waits_until_another_ends() -> None:
+def test_what_came_back_travels_again_in_order_before_what_came_later() -> None:
+    world = full_of_others(Shell(Timing(linger=30)))
+    world.later(60, partial(setattr, world, "others", 0))
+    world.accept(range(1, 21))
+    world.perform(world.shell.tell(Flush()))
+    world.run(10)
+    world.accept(range(21, 41))
+    world.run()
+    again = [row for at, batch in world.creations if at > max(world.refusals) for row in rows_of(batch.runs)]
+    assert again == list(range(1, 41))
+
+
+def test_a_batch_that_was_refused_alone_is_uploaded_at_once_and_created_after_a_pause() -> None:
     shell = Shell()
-    running, refused_ = shell.opened(1, 2), shell.opened(3, 4, 5, 6)
+    commands = shell.count(shell.refuse(shell.opened(1, 2, 3, 4)))
+    upload = only(commands, Upload)
+    assert shell.tell(Uploaded(upload.batch.key, "file")) == []
+    assert 15 <= shell.pause <= 60
+    assert only(shell.wait(), Create).batch.key == upload.batch.key
+
+
+@pytest.mark.parametrize("stated", [None, 30])
+def test_a_creation_that_says_there_is_no_room_is_the_same_as_a_batch_that_failed_so(stated: int | None) -> None:
+    told: list[list[list[int]]] = []
+    stats: list[LaneStats] = []
+    for asynchronous in (False, True):
+        shell = Shell()
+        create = shell.uploaded(1, 2, 3, 4)
+        if asynchronous:
+            no_room = NoRoom(stated)
+            commands = shell.tell(Created("p-b1", status("p-b1", "failed", no_room=no_room)))
+        else:
+            commands = shell.tell(Failed(create.keys, Failure("full", "no", 429, limit=stated)))
+        assert failures(commands) == {}
+        assert only(commands, Delete).file_ids == (create.file_id,)
+        told.append([rows_of(upload.batch.runs) for upload in of(shell.count(commands), Upload)])
+        stats.append(shell.stats())
+    assert told[0] == told[1] != []
+    assert stats[0] == stats[1]
+    assert (stats[0].refusals, stats[0].limit) == (1, stated or AMPLE)
+
+
+def test_a_batch_that_was_refused_beside_another_waits_until_that_one_ends() -> None:
+    shell = Shell()
+    running, refused_ = shell.opened(1, 2, 3), shell.opened(4, 5)
     shell.wait()
     shell.tell(Checked((remote(running),), [status(running, "in_progress")]))
-    shell.tell(Checked((remote(refused_),), [status(refused_, "failed", problems=FULL)]))
-    shell.check(running, "completed", output="out")
-    shell.answered(running, 1, 2)
+    commands = shell.tell(Checked((remote(refused_),), [status(refused_, "failed", no_room=NoRoom(None))]))
+    upload = only(shell.count(commands), Upload)
+    assert rows_of(upload.batch.runs)[0] == 4
+    assert shell.tell(Uploaded(upload.batch.key, "file")) == []
 
-    commands = shell.tell(Collected(running))
-
-    assert rows_of(only(commands, Upload).batch.runs) == [3, 4, 5, 6]
-
-
-def test_a_lane_that_finds_no_room_again_and_again_pauses_longer_up_to_ten_minutes() -> None:
-    shell = Shell()
-    shell.opened(99)
-    pauses = []
-    shell.packed(1, 2)
-    for number in range(2, 9):
-        key = f"p-b{number}"
-        shell.tell(Uploaded(key, f"file-{number}"))
-        shell.tell(Failed((key,), refused("full")))
-        begin = shell.now
-        while not of(commands := shell.wait(), Upload):
-            for check in of(commands, Check):
-                shell.tell(Checked(check.remote_ids, [status("p-b1", "in_progress")]))
-        pauses.append(shell.now - begin)
-        assert rows_of(only(commands, Upload).batch.runs) == [1, 2]
-    assert all(30 <= pause <= 600 for pause in pauses)
-    assert pauses[-1] >= 300
-    assert pauses[2] > pauses[0]
+    assert only(shell.check(running, "completed", output="out"), Create).batch.key == upload.batch.key
 
 
-def test_a_single_row_that_never_fits_is_told_so() -> None:
-    shell = Shell()
-    shell.packed(1, 2, 3, 4)
-    keys = ["p-b1"]
-    told: dict[int, str] = {}
-    for _ in range(50):
-        if len(told) == 4:
-            break
-        for key in keys:
-            shell.tell(Uploaded(key, f"file-{key}"))
-        commands = [command for key in keys for command in shell.tell(Failed((key,), refused("full")))]
-        told |= failures(commands)
-        waits = shell.engine.lanes()[0].waiting
-        keys = [upload.batch.key for upload in of(commands or (shell.wait() if waits else []), Upload)]
-        if not keys and waits:
-            keys = [upload.batch.key for upload in of(shell.wait(), Upload)]
-    assert told == {1: "full", 2: "full", 3: "full", 4: "full"}
-    assert shell.engine.lanes()[0].batches == 0
+def test_a_queue_that_takes_nothing_is_tried_less_and_less_often_but_every_ten_minutes() -> None:
+    world = full_of_others(Shell())
+    world.accept([1, 2])
+    world.run(3 * 3_600)
+    pauses = [later - earlier for earlier, later in pairwise(world.refusals)]
+    assert len(pauses) > 12
+    assert pauses[0] <= 60 + 10
+    assert max(pauses) <= 600 + 10
+    assert all(pause >= 300 for pause in pauses[6:])
+    assert world.failed == {}
+
+
+@pytest.mark.parametrize("tokens", [AMPLE, None])
+def test_a_single_row_that_never_fits_is_told_so_after_a_day(tokens: int | None) -> None:
+    world = full_of_others(Shell(tokens=tokens))
+    world.accept([1])
+    world.run()
+    assert world.failed[1].kind == "full"
+    assert 86_400 <= world.shell.now - NOW <= 86_400 + 700
+    assert world.shell.stats().batches == 0
+
+
+def test_rows_are_not_told_that_they_never_fit_while_the_model_is_queued_by_another_endpoint() -> None:
+    world = full_of_others(Shell(), takes=1e6)
+    world.others = 0
+    world.accept([1, 2], lane=Lane("/v1/responses", LANE.model), segment=9)
+    world.run(60)
+    world.others = AMPLE
+    world.accept([3])
+    world.run(160_000)
+    assert world.failed == {}
+    assert len(world.refusals) > 3
+
+
+def test_a_row_that_finds_no_room_for_a_while_is_answered_in_the_end() -> None:
+    world = full_of_others(Shell())
+    world.later(7_200, partial(setattr, world, "others", 0))
+    world.accept([1])
+    world.run()
+    assert world.settled == [1]
+    assert world.ends[0] - NOW <= 7_200 + 600 + world.takes + 10
 
 
 def test_rows_that_were_answered_before_their_batch_found_no_room_are_not_sent_again() -> None:
     shell = Shell()
     key = shell.opened(1, 2, 3)
-    shell.check(key, "failed", output="out", problems=FULL)
+    shell.check(key, "failed", output="out", no_room=NoRoom(25))
     shell.answered(key, 2)
-    shell.tell(Collected(key))
-    assert [rows_of(upload.batch.runs) for upload in of(shell.wait(), Upload)] == [[1], [3]]
+    commands = shell.count(shell.tell(Collected(key)))
+    uploads = of(commands, Upload)
+    for upload in uploads:
+        shell.tell(Uploaded(upload.batch.key, "file"))
+        created = shell.tell(Created(upload.batch.key, status(upload.batch.key, "completed")))
+        uploads += of(created, Upload)
+    assert [row for upload in uploads for row in rows_of(upload.batch.runs)] == [1, 3]
 
 
 # --- answers
@@ -755,7 +802,8 @@ def test_the_lanes_tell_what_waits_and_what_is_under_way() -> None:
     key = shell.ended(1, 2, 3)
     shell.answered(key, 1)
     shell.accept(4, 5)
-    assert shell.engine.lanes() == (LaneStats(LANE, waiting=2, submitted=2, batches=1),)
+    stats = shell.stats()
+    assert (stats.lane, stats.waiting, stats.submitted, stats.batches) == (LANE, 2, 2, 1)
 
 
 def _reasons(commands: list[Command]) -> list[Failure]:
@@ -764,27 +812,6 @@ def _reasons(commands: list[Command]) -> list[Failure]:
         if command.failure not in reasons:
             reasons.append(command.failure)
     return reasons
-
-
-def test_a_lane_whose_batches_find_room_again_sends_larger_ones() -> None:
-    shell = Shell()
-    shell.uploaded(1, 2, 3, 4)
-    commands = shell.tell(Failed(("p-b1",), refused("full"))) + shell.wait()
-    assert [rows_of(upload.batch.runs) for upload in of(commands, Upload)] == [[1, 2], [3, 4]]
-    for key in ("p-b2", "p-b3"):
-        shell.tell(Uploaded(key, f"file-{key}"))
-        shell.tell(Created(key, status(key, "validating")))
-        shell.check(key, "completed")
-    assert rows_of(only(shell.accept(5, 6, 7, 8), Upload).batch.runs) == [5, 6, 7, 8]
-
-
-def test_a_single_row_that_finds_no_room_for_a_while_is_answered_in_the_end() -> None:
-    shell = Shell()
-    shell.packed(1)
-    for number in range(1, 6):
-        shell.tell(Uploaded(f"p-b{number}", "file"))
-        assert failures(shell.tell(Failed((f"p-b{number}",), refused("full")))) == {}
-        assert rows_of(only(shell.wait(), Upload).batch.runs) == [1]
 
 
 def test_a_batch_without_a_reply_is_asked_for_again_while_the_others_go_on() -> None:

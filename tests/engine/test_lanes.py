@@ -37,6 +37,7 @@ from carpool.engine.events import (
     Flush,
     Leave,
     NotFound,
+    Packed,
     Tick,
     Uploaded,
 )
@@ -155,6 +156,37 @@ def test_after_a_flush_that_everybody_left_the_next_call_lingers_as_usual() -> N
     assert shell.pause == pytest.approx(1.0)
 
 
+def test_a_batch_in_line_that_everybody_left_makes_way_and_its_file_is_deleted() -> None:
+    shell = Shell(tokens=None)
+    running = shell.opened(1)
+    ahead = shell.packed(2, 3)
+    shell.tell(Uploaded(ahead.batch.key, "file"))
+    assert shell.tell(Abandoned(frozenset({2}))) == []
+    assert only(shell.tell(Abandoned(frozenset({3}))), Delete).file_ids == ("file",)
+    assert (shell.stats().waiting, shell.stats().submitted) == (0, 1)
+    assert of(shell.check(running, "in_progress"), Create) == []
+    assert shell.packed(4).batch.key == "p-b3"
+
+
+def test_what_nobody_awaits_any_more_is_not_sent_again_when_its_batch_finds_no_room() -> None:
+    shell = Shell(Timing(linger=30), SMALL)
+    key = shell.opened(1, 2, 3)
+    shell.accept(9, segment=2)
+    assert shell.tell(Abandoned(frozenset({1, 3}))) == []
+    commands = shell.refuse(key)
+    assert failures(commands) == {}
+    assert rows_of(only(commands, Upload).batch.runs) == [2, 9]
+    assert shell.stats().submitted == 2
+
+
+def test_a_refused_batch_that_everybody_left_is_gone_with_its_segment() -> None:
+    shell = Shell()
+    key = shell.opened(1, 2)
+    shell.accept(3, segment=2)
+    shell.tell(Abandoned(frozenset({1, 2})))
+    assert of(shell.refuse(key), Discard) == [Discard(1)]
+
+
 def test_rows_that_are_under_way_are_settled_though_nobody_awaits_them() -> None:
     shell = Shell()
     key = shell.ended(1, 2)
@@ -167,6 +199,7 @@ def test_rows_abandoned_while_their_packing_is_recorded_stay_in_the_batch_and_ar
     shell.accept(1, 2, 3)
     (record,) = shell.engine.handle(Flush(), shell.now)
     assert isinstance(record, Record)
+    assert isinstance(record.fact, Packed)
     shell.tell(Abandoned(frozenset({2})))
     shell.accept(4, segment=2)
     key = of(shell.tell(record.fact), Upload)[0].batch.key
@@ -181,6 +214,7 @@ def test_rows_that_come_while_a_packing_is_recorded_wait_for_the_next_file() -> 
     shell.accept(1, 2)
     (record,) = shell.engine.handle(Flush(), shell.now)
     assert isinstance(record, Record)
+    assert isinstance(record.fact, Packed)
     assert shell.accept(3, 4, 5, 6) == []
     assert shell.engine.lanes()[0].waiting == 6
     uploads = of(shell.tell(record.fact), Upload)

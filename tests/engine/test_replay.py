@@ -1,10 +1,22 @@
 """The facts alone, told again with their times, bring a fresh engine to the same state."""
 
-from engine_kit import LIMITS, POOL, TIMING, Shell, answer, of, problem, refused, rows_of, status
+from engine_kit import LIMITS, POOL, TIMING, Shell, answer, of, only, problem, refused, rows_of, status
 
-from carpool.engine.commands import Command, Create, Record, Upload
+from carpool.engine.commands import Check, Command, Create, Record, Upload
 from carpool.engine.engine import Engine
-from carpool.engine.events import Answered, Created, Event, Failed, NotFound, Tick
+from carpool.engine.events import (
+    Answered,
+    Checked,
+    Counted,
+    Created,
+    Event,
+    Failed,
+    NotFound,
+    Returned,
+    Tick,
+    Uploaded,
+)
+from carpool.models import NoRoom
 
 
 def replayed(shell: Shell) -> Engine:
@@ -65,11 +77,13 @@ def test_a_repeated_creation_that_found_no_room_is_replayed() -> None:
     shell = Shell()
     key = shell.uploaded(1, 2).batch.key
     look_in_vain(shell, key)
-    shell.tell(Failed((key,), refused("full")))
+    (upload,) = of(shell.count(shell.tell(Failed((key,), refused("full")))), Upload)
+    shell.tell(Uploaded(upload.batch.key, "file"))
     engine = replayed(shell)
     assert engine.lanes() == shell.engine.lanes()
     assert engine.deadline() == shell.engine.deadline()
-    assert of(handled(engine, Tick(), engine.deadline()), Upload)
+    (create, *_) = of(handled(engine, Tick(), engine.deadline()), Create)
+    assert create.batch.runs == upload.batch.runs
 
 
 def test_a_repeated_creation_that_was_refused_for_now_is_replayed() -> None:
@@ -78,3 +92,43 @@ def test_a_repeated_creation_that_was_refused_for_now_is_replayed() -> None:
     look_in_vain(shell, key)
     shell.tell(Failed((key,), refused("busy")))
     assert of(replayed(shell).handle(Tick(), shell.engine.deadline()), Create)
+
+
+def send(shell: Shell, commands: list[Command], name: str = "in_progress") -> list[str]:
+    """Count, upload and create until nothing is left to be done at once; gives the keys of what was created."""
+    keys: list[str] = []
+    commands = shell.count(commands, 20)
+    while commands:
+        match commands.pop(0):
+            case Upload(batch=batch):
+                commands += shell.count(shell.tell(Uploaded(batch.key, f"file-{batch.key}")), 20)
+            case Create(batch=batch):
+                keys.append(batch.key)
+                commands += shell.count(shell.tell(Created(batch.key, status(batch.key, name))), 20)
+    return keys
+
+
+def test_limits_counts_and_what_was_chosen_anew_are_replayed() -> None:
+    shell = Shell(tokens=None)
+    shell.limit(1_000)
+    keys = send(shell, shell.accept(*range(1, 101), size=100))
+    check = only(shell.wait(), Check)
+    news = [status(key, "in_progress") for key in keys[:-1]]
+    news.append(status(keys[-1], "failed", no_room=NoRoom(900)))
+    assert set(check.keys) == set(keys)
+    send(shell, shell.tell(Checked(check.remote_ids, news)))
+    assert any(isinstance(fact, Returned) for fact, _ in shell.facts)
+    assert any(isinstance(fact, Counted) for fact, _ in shell.facts)
+    engine = replayed(shell)
+    assert engine.lanes() == shell.engine.lanes()
+    assert engine.deadline() == shell.engine.deadline()
+    assert engine.created == shell.engine.created
+
+
+def test_a_batch_that_was_let_in_by_the_passing_of_time_is_taken_for_let_in_when_its_creation_is_replayed() -> None:
+    shell = Shell(tokens=None)
+    shell.packed(1)
+    ahead = shell.packed(2)  # in line: one batch validates at a time while no limit is known
+    shell.tell(Uploaded(ahead.batch.key, "file"))
+    shell.tell(Created(ahead.batch.key, status(ahead.batch.key, "in_progress")))
+    assert shell.packed(3).batch.key == "p-b3"

@@ -118,7 +118,7 @@ def test_a_creation_names_file_endpoint_window_and_client_key() -> None:
         "input_file_id": "file-1",
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
-        "metadata": {"carpool": "pool-b7"},
+        "metadata": {"carpool": "pool-b7", "carpool_tokens": "0"},
     }
     assert status == BatchStatus("batch_1", "pool-b7", "validating")
 
@@ -136,10 +136,21 @@ def test_a_whole_batch_object_is_read() -> None:
         error_file_id="file-err",
         request_counts={"total": 9, "completed": 5, "failed": 3},
         errors={"object": "list", "data": [{"code": "c", "message": "m", "param": "body", "line": 3}]},
+        usage={"input_tokens": 1500, "output_tokens": 500, "total_tokens": 2000},
     )
     _, (status,) = play(openai.check(["batch_1"]), ok(entry))
     assert status == BatchStatus(
-        "batch_1", "k", "completed", "file-in", "file-out", "file-err", 8, (BatchProblem("c", "m", 3),)
+        id="batch_1",
+        key="k",
+        status="completed",
+        input_file_id="file-in",
+        output_file_id="file-out",
+        error_file_id="file-err",
+        answered=8,
+        problems=(BatchProblem("c", "m", 3),),
+        no_room=None,
+        succeeded=5,
+        input_tokens=1500,
     )
 
 
@@ -171,10 +182,17 @@ def test_statuses_come_in_lower_case_whatever_the_server_writes() -> None:
 
 
 def test_problems_come_in_any_form() -> None:
-    data = [{"code": "a", "message": "m", "line": "7"}, {"code": None, "message": None, "line": None}, "odd", {}]
+    data = [
+        {"code": "a", "message": "m", "line": "7"},
+        {"message": "m", "line": True},
+        {"code": None, "message": None, "line": None},
+        "odd",
+        {},
+    ]
     _, (status,) = play(openai.check(["b"]), ok(remote("b", errors={"data": data})))
     assert [(problem.code, problem.message, problem.line) for problem in status.problems] == [
         ("a", "m", None),
+        ("error", "m", None),
         ("error", "", None),
         ("", "", None),
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from emulating import CHAT, some
 from typer.testing import CliRunner
 
 import carpool.cli
@@ -31,6 +32,8 @@ def test_help_documents_the_exit_codes() -> None:
         "running",
         "finalizing",
         "limit",
+        "release-after",
+        "refuse-at",
         "lost-create",
         "api-key",
     ):
@@ -45,6 +48,7 @@ def test_help_documents_the_exit_codes() -> None:
         (["--upstream", "nonsense"], "carpool: upstream is a URL"),
         (["--reset", "0.7", "--too-many", "0.7"], "carpool: the rates of the faults"),
         (["--reset", "7"], "Invalid value"),
+        (["--refuse-at", "noon"], "Invalid value"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(options: list[str], sentence: str) -> None:
@@ -68,7 +72,11 @@ def test_a_port_in_use_is_one_sentence() -> None:
 def test_a_signal_ends_the_process_with_a_summary(number: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [*RUN, "--port", "0", "--limit", "*=5", "--api-key", "k"], stdout=-1, stderr=-1, text=True, env=environment
+        [*RUN, "--port", "0", "--limit", "*=5", "--release-after", "9", "--refuse-at", "creation", "--api-key", "k"],
+        stdout=-1,
+        stderr=-1,
+        text=True,
+        env=environment,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -79,9 +87,13 @@ def test_a_signal_ends_the_process_with_a_summary(number: signal.Signals) -> Non
         assert key == "  export OPENAI_API_KEY=k\n"
         assert httpx2.get(f"{address[0]}/batches").status_code == 401
         assert httpx2.get(f"{address[0]}/batches", headers={"authorization": "Bearer k"}).json()["data"] == []
+        with httpx2.Client(base_url=address[0], headers={"authorization": "Bearer k"}) as client:
+            file = client.post("/files", files={"file": ("in.jsonl", some(1))}, data={"purpose": "batch"}).json()
+            given = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
+            assert client.post("/batches", json=given).status_code == 429
         process.send_signal(number)
         assert process.wait(20) == 0
-        assert process.stdout.read() == "0 batches, 0 requests run, 0 live calls, 0 tokens in and 0 out, 0 files left\n"
+        assert process.stdout.read() == "0 batches, 0 requests run, 0 live calls, 0 tokens in and 0 out, 1 files left\n"
         assert process.stderr.read() == ""
 
 

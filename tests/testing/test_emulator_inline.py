@@ -374,6 +374,8 @@ async def test_the_same_seed_gives_the_same_faults() -> None:
         lambda: Emulator(upstream_concurrency=0),
         lambda: Emulator(enqueued_tokens={"m": -1}),
         lambda: Emulator(release_after=-1),
+        lambda: Emulator(refuse_at="noon"),  # type: ignore[arg-type]
+        lambda: Emulator().set_limit("m", -1),
         lambda: Emulator(max_file_bytes=0),
         lambda: Pace(running=-1),
         lambda: Pace(window=0),

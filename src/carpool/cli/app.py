@@ -3,6 +3,7 @@
 import typer
 
 from .emulate import emulate
+from .limits import limits
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -11,6 +12,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(emulate)
+app.command()(limits)
 
 
 @app.callback()

@@ -5,9 +5,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+
+from .ending import ended
 
 Seconds = Annotated[float, typer.Option(min=0, metavar="SECONDS")]
 Rate = Annotated[float, typer.Option(min=0, max=1, metavar="RATE")]
@@ -38,6 +40,13 @@ def emulate(
             metavar="MODEL=TOKENS", help="An enqueued-token limit; * stands for all other models. Repeatable."
         ),
     ] = None,
+    release_after: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long after its end a batch's tokens still count.")
+    ] = 0.0,
+    refuse_at: Annotated[
+        Literal["validation", "creation"],
+        typer.Option(help="When there is no room: fail the batch, or answer its creation with 429."),
+    ] = "validation",
     lost_upload: Rate = 0.0,
     lost_create: Rate = 0.0,
     server_error: Rate = 0.0,
@@ -56,7 +65,7 @@ def emulate(
     try:
         from ..testing import Emulator, Faults, Pace
     except ModuleNotFoundError as exc:
-        raise _ended(2, f"the emulator needs {exc.name}: pip install 'carpool[emulator]'") from None
+        raise ended(2, f"the emulator needs {exc.name}: pip install 'carpool[emulator]'") from None
     try:
         emulator = Emulator(
             host=host,
@@ -68,6 +77,8 @@ def emulate(
                 validating=validating, running=running, finalizing=finalizing, cancelling=cancelling, window=window
             ),
             enqueued_tokens=dict(map(_limit, limit or [])),
+            release_after=release_after,
+            refuse_at=refuse_at,
             faults=Faults(
                 lost_upload=lost_upload,
                 lost_create=lost_create,
@@ -79,7 +90,7 @@ def emulate(
             seed=seed,
         )
     except ValueError as exc:
-        raise _ended(2, str(exc)) from None
+        raise ended(2, str(exc)) from None
     _serve(emulator, api_key or "any")
 
 
@@ -88,7 +99,7 @@ def _serve(emulator: Any, key: str) -> None:
         try:
             emulator.__enter__()
         except OSError as exc:
-            raise _ended(1, f"cannot serve at {emulator.url}: {exc.strerror or exc}") from None
+            raise ended(1, f"cannot serve at {emulator.url}: {exc.strerror or exc}") from None
         try:
             typer.echo(f"Serving at {emulator.url}; Ctrl-C ends it. To try it:")
             typer.echo(f"  export OPENAI_BASE_URL={emulator.url}")
@@ -120,8 +131,3 @@ def _limit(text: str) -> tuple[str, int]:
     if not (sign and model and number.isdecimal()):
         raise ValueError(f"--limit is MODEL=TOKENS, such as gpt-4o=90000, not {text!r}")
     return model, int(number)
-
-
-def _ended(code: int, sentence: str) -> typer.Exit:
-    typer.echo(f"carpool: {sentence}", err=True)
-    return typer.Exit(code)

@@ -6,7 +6,8 @@ from itertools import chain
 
 from msgspec import structs
 
-from ..models import BatchStatus, Failure, Lane, PackedBatch, Row, Run
+from ..models import BatchStatus, Failure, Lane, Load, PackedBatch, Row, Run
+from .packing import sum_loads
 
 
 class Stage(Enum):
@@ -125,6 +126,7 @@ class Batch:
         self.lane = lane
         self.runs = runs
         self.size = sum(run.size for run in runs)
+        self.load = sum_loads(runs)
         self.stage = Stage.PACKED
         self.file_id: str | None = None
         self.status = BatchStatus("", None, "unknown")
@@ -135,6 +137,8 @@ class Batch:
         self.attempts = 0  # at the present step
         self.checks = 0
         self.reads = 0  # of all its files
+        self.billed = self.input_tokens = 0  # rows that said what they cost, and what they cost together
+        self.abandoned: set[int] = set()  # rows that nobody awaits any more
         self.again = False  # an upload without a reply may have arrived
         self._open: set[int] | None = None
 
@@ -156,10 +160,9 @@ class Batch:
         """Give the provider's id, None before the creation."""
         return self.status.id or None
 
-    @property
-    def packed(self) -> PackedBatch:
-        """Describe the input file."""
-        return PackedBatch(self.key, self.lane, self.runs, self.size, self.again)
+    def packed(self, tokens: int = 0) -> PackedBatch:
+        """Describe the input file, which is expected to weigh so many tokens."""
+        return PackedBatch(self.key, self.lane, self.runs, self.size, tokens, self.again)
 
     @property
     def rows(self) -> Iterator[int]:
@@ -187,6 +190,21 @@ class Batch:
         """Give the ids of its remote files."""
         ids = (self.file_id, self.status.output_file_id, self.status.error_file_id)
         return tuple(file_id for file_id in ids if file_id)
+
+    @property
+    def bill(self) -> tuple[Load, int]:
+        """Give what its answered rows weighed by our count, and the input tokens they were billed; 0 if unknown.
+
+        That of a batch of which more failed than succeeded tells nothing.
+        """
+        status = self.status
+        billed, tokens = self.billed, self.input_tokens
+        if status.input_tokens is not None:
+            billed, tokens = self.total if status.succeeded is None else status.succeeded, status.input_tokens
+        if 2 * billed < self.total:
+            return Load(0, 0), 0
+        share = billed / self.total
+        return Load(round(share * self.load.tokens), round(share * self.load.size)), tokens
 
     @property
     def open(self) -> set[int]:
@@ -268,6 +286,6 @@ def input_unseen(status: BatchStatus) -> bool:
     return status.status == "failed" and bool(named)
 
 
-def no_room(status: BatchStatus) -> bool:
-    """Tell a full queue from a refusal: nothing is wrong with the rows, and nothing was billed (contracts A6)."""
-    return status.status == "failed" and any(p.code == "token_limit_exceeded" for p in status.problems)
+def is_admitted(status: str) -> bool:
+    """Tell whether the provider took a batch into its queue: it does, or refuses, when the validation ends."""
+    return status not in ("validating", "failed")

@@ -8,14 +8,21 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..models import BatchStatus, Failure, PackedBatch, Row
-from .events import Packed
+from ..models import BatchStatus, Failure, Lane, PackedBatch, Row, Run
+from .events import Packed, Returned
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """Record a fact that the engine decided, then feed it back."""
 
-    fact: Packed
+    fact: Packed | Returned
+
+
+class Count(msgspec.Struct, frozen=True, gc=False):
+    """Count the tokens of rows; what comes of it is told as `Counted`, or as `Uncountable`."""
+
+    lane: Lane
+    runs: tuple[Run, ...]
 
 
 class Upload(msgspec.Struct, frozen=True, gc=False):
@@ -64,10 +71,11 @@ class Check(msgspec.Struct, frozen=True, gc=False):
 
 
 class Collect(msgspec.Struct, frozen=True, gc=False):
-    """Read the files of an ended batch."""
+    """Read the files of an ended batch; with `add_up` add up what its rows say of their input tokens."""
 
     key: str
     status: BatchStatus
+    add_up: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -110,4 +118,4 @@ class Discard(msgspec.Struct, frozen=True, gc=False):
 
 
 Step: TypeAlias = Upload | Create | Find | Check | Collect
-Command: TypeAlias = Record | Step | Settle | Fail | Cancel | Delete | Discard
+Command: TypeAlias = Record | Count | Step | Settle | Fail | Cancel | Delete | Discard

@@ -1,14 +1,14 @@
-"""The decisions: when to pack, what to submit, when to ask, whom to settle. No I/O, no clock, no randomness."""
+"""The decisions: what to submit, when to ask, whom to settle. No I/O, no clock, no randomness."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec import structs
 
 from ..config import Timing
-from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Run
+from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Queue, Run
 from .agenda import Agenda
 from .batch import (
     OVERDUE,
@@ -21,36 +21,38 @@ from .batch import (
     for_rows,
     has_files,
     input_unseen,
+    is_admitted,
     is_end,
     is_news,
     left_over,
-    no_room,
     on_failure,
     patience,
 )
-from .cadence import Pace, backoff, check_pause, spread
-from .commands import Cancel, Check, Collect, Command, Create, Delete, Discard, Fail, Find, Record, Settle, Upload
+from .cadence import backoff, check_pause, spread
+from .commands import Cancel, Check, Collect, Command, Create, Delete, Fail, Find, Settle, Upload
 from .events import (
     Abandoned,
     Accepted,
     Answered,
     Checked,
     Collected,
+    Counted,
     Created,
     Event,
     Failed,
     Flush,
     Leave,
+    Limited,
     NotFound,
     Packed,
+    Returned,
     Tick,
+    Uncountable,
     Uploaded,
 )
-from .lane import LaneState, LaneStats
-from .packing import Waiting, first_fit
-from .segments import Segments
-
-Name: TypeAlias = Lane | str  # on the agenda: a lane, or a batch's key
+from .lane import LaneStats
+from .lanes import Lanes, Name
+from .packing import Waiting
 
 _SHORT_READS = 4  # times that files with fewer rows than they should have are fetched
 _SHORT_PAUSE = 5.0  # seconds, doubling
@@ -58,7 +60,11 @@ _SILENT = Failure("lost", "The provider gives no reply about the batch.")
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _TWICE = Failure("lost", "The provider gave one id to two batches.")
 _VANISHED = Failure("missing", "The provider no longer knows the batch.")
-_NEVER_FITS = Failure("full", "Alone, and tried many times, the request found no room under the enqueued-token limit.")
+_NEVER_FITS = Failure(
+    "full",
+    "Alone, and tried many times, the request found no room: the provider counts it above its enqueued-token limit. "
+    "Shorten it, or use another model.",
+)
 
 
 class Engine:
@@ -70,20 +76,19 @@ class Engine:
     def __init__(self, pool: str, timing: Timing, limits: FileLimits) -> None:
         self._pool = pool
         self._timing = timing
-        self._limits = limits
-        self._lanes: dict[Lane, LaneState] = {}
+        self._agenda: Agenda[Name] = Agenda()
+        self._lanes = Lanes(timing, limits, self._agenda)
         self._batches: dict[str, Batch] = {}
         self._keys: dict[str, str] = {}  # client keys by remote ids
-        self._segments = Segments()
-        self._agenda: Agenda[Name] = Agenda()
-        self._pace = Pace(limits.creations_per_hour)
-        self._packed_count = 0
-        self._decided = 0  # packings that are being recorded
         self.created = 0  # batches
         self._leaving = False
         self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
-            Accepted: self._accepted,
+            Accepted: self._lanes.accepted,
+            Limited: self._limited,
+            Counted: self._counted,
+            Uncountable: self._uncountable,
             Packed: self._packed,
+            Returned: self._returned,
             Uploaded: self._uploaded,
             Created: self._created,
             Checked: self._checked,
@@ -106,76 +111,61 @@ class Engine:
         return self._agenda.next()
 
     def lanes(self) -> tuple[LaneStats, ...]:
-        """Count what waits and what is submitted."""
+        """Count what waits and what is submitted, and say how the queues stand."""
         submitted = Counter[Lane]()
         for batch in self._batches.values():
             submitted[batch.lane] += batch.unsettled
-        return tuple(
-            LaneStats(lane, state.waiting.rows, submitted[lane], len(state.batches))
-            for lane, state in self._lanes.items()
-        )
+        return tuple(state.stats(lane, submitted[lane]) for lane, state in self._lanes.items())
 
-    # --- collecting and packing
+    # --- limits, counting and packing
 
-    def _accepted(self, event: Accepted, now: float) -> list[Command]:
-        lane, run = event.lane, event.run
-        state = self._lanes.get(lane)
-        if state is None:
-            state = self._lanes[lane] = LaneState(self._limits)
-        state.add(run, now)
-        return [*map(Discard, self._segments.add(lane, run)), *self._consider(lane, now)]
+    def _limited(self, event: Limited, now: float) -> list[Command]:
+        return self._lanes.limited(event, now) + self._make_room(event.queue, now)
 
-    def _consider(self, lane: Lane, now: float) -> list[Command]:
-        """Pack what is due, or note when it will be: later while there is no room, or creations are scarce."""
-        state = self._lanes[lane]
-        state.flushing = state.flushing and state.waiting.rows > 0
-        due = state.due(self._timing)
-        if state.packing or due == math.inf or self._leaving:
-            self._agenda.drop(lane)
-            return []
-        due = max(due, state.held_until, self._pace.ready_at(now, self._decided))
-        if due > now:
-            self._agenda.set(lane, due, state.since)
-            return []
-        state.packing = tuple(first_fit(state.waiting, state.limits))
-        self._decided += 1
-        self._packed_count += 1
-        return [Record(Packed(self._packed_count, lane, state.packing))]
+    def _counted(self, event: Counted, now: float) -> list[Command]:
+        return self._lanes.counted(event) + self._make_room(event.lane.queue, now)
+
+    def _uncountable(self, event: Uncountable, now: float) -> list[Command]:
+        return self._lanes.uncountable(event, now) + self._make_room(event.lane.queue, now)
 
     def _packed(self, event: Packed, now: float) -> list[Command]:
-        state = self._lanes[event.lane]
-        if state.packing:
-            state.packing = ()
-            self._decided -= 1
-        state.waiting.take(event.runs)
-        self._packed_count = max(self._packed_count, event.number)
-        self._pace.take(now)
         batch = Batch(f"{self._pool}-b{event.number}", event.lane, event.runs)
         self._batches[batch.key] = batch
-        state.batches.add(batch.key)
-        return [Upload(batch.packed), *self._consider(event.lane, now)]
+        self._lanes.packed(event, batch.key, batch.load, now)
+        return [Upload(batch.packed()), *self._make_room(batch.lane.queue, now)]
+
+    def _returned(self, event: Returned, now: float) -> list[Command]:
+        batch = self._batches.get(event.key)
+        return [] if batch is None else self._send_again(batch, (), now)  # it may have failed meanwhile
+
+    def _make_room(self, queue: Queue, now: float) -> list[Command]:
+        """Create the batches for which there is room, and choose the next ones."""
+        let_in = [self._batches[key] for key in self._lanes.let_in(queue, now)]
+        uploaded = [batch for batch in let_in if batch.stage is Stage.UPLOADED]
+        forbidden = self._lanes.forbidden(queue)
+        return [*self._resume(uploaded, now), *forbidden, *self._lanes.consider_all(queue, now)]
 
     def _abandoned(self, event: Abandoned, now: float) -> list[Command]:
-        commands: list[Command] = []
-        for lane, state in self._lanes.items():
-            dropped = state.waiting.drop(event.rows.difference(*(run.rows for run in state.packing)))
-            if dropped:
-                commands += map(Discard, self._segments.release(dropped))
-                commands += self._consider(lane, now)
+        """Take out what nobody awaits: at once where it waits, and from a batch when its rows come back."""
+        commands = self._lanes.abandoned(event, now)
+        for batch in self._batches.values():
+            if batch.stage in (Stage.PACKED, Stage.UPLOADED) or not is_admitted(batch.status.status):
+                batch.abandoned |= event.rows.intersection(batch.rows)
+                if len(batch.abandoned) == batch.total and batch.key in self._lanes[batch.lane].ledger.line:
+                    commands += self._lanes.take_back([batch.key])
         return commands
 
     def _flush(self, event: Flush, now: float) -> list[Command]:
-        commands: list[Command] = []
-        for lane, state in self._lanes.items():
-            state.flushing = state.waiting.rows > 0
-            commands += self._consider(lane, now)
-        return commands
+        return self._lanes.flush(now)
 
     # --- submitting
 
     def _uploaded(self, event: Uploaded, now: float) -> list[Command]:
-        batch = self._batches[event.key]
+        batch = self._batches.get(event.key)
+        if batch is None:  # its rows were packed anew meanwhile
+            return [Delete((event.file_id,))]
         batch.step(Step.UPLOADED)
+        self._agenda.drop(batch.key)
         batch.file_id = event.file_id
         return [Delete((event.file_id,))] if self._leaving else self._resume([batch], now)
 
@@ -186,6 +176,7 @@ class Engine:
         if batch.stage is not Stage.LOST:
             batch.opened_at = now
         batch.step(Step.CREATED)
+        self._lanes.created(batch.lane, batch.key, batch.load, now)
         self.created += 1
         batch.status = event.status
         self._keys[event.status.id] = batch.key
@@ -199,7 +190,7 @@ class Engine:
                 commands += self._end(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
-                self._pace.take(now)
+                self._lanes.repeated(now)
                 commands += self._resume([batch], now)
             else:
                 batch.attempts += 1
@@ -213,8 +204,9 @@ class Engine:
     def _checked(self, event: Checked, now: float) -> list[Command]:
         commands: list[Command] = []
         seen = {status.id: status for status in event.statuses}
-        for remote_id in event.remote_ids:
-            batch = self._batches[self._keys[remote_id]]
+        # In the order of arrival: those that were refused together go out again in it.
+        for batch in sorted((self._batches[self._keys[remote_id]] for remote_id in event.remote_ids), key=_first_row):
+            remote_id = batch.status.id
             if remote_id in seen and seen[remote_id].status == NO_REPLY:
                 commands += self._failed_step(batch, _SILENT, now)
             elif remote_id in seen:
@@ -241,11 +233,21 @@ class Engine:
             batch.status = structs.replace(batch.status, status="expired")
             return [Cancel(batch.status.id), *self._ended(batch, now)]
         self._agenda.set(batch.key, now + self._pause(batch, now))
-        return []
+        return self._admitted(batch, now) if is_admitted(batch.status.status) else []
+
+    def _admitted(self, batch: Batch, now: float) -> list[Command]:
+        """Note that the provider took the batch into its queue: the next may be let in."""
+        news = self._lanes[batch.lane].ledger.admit(batch.key, now)
+        return self._make_room(batch.lane.queue, now) if news else []
 
     def _ended(self, batch: Batch, now: float) -> list[Command]:
+        """Give the room of a batch to others, and read its files."""
         batch.step(Step.ENDED)
-        return self._resume([batch], now) if has_files(batch.status) else self._finish(batch, now)
+        if is_admitted(batch.status.status):
+            self._lanes[batch.lane].ledger.release(batch.key, now)
+        if not has_files(batch.status):
+            return self._finish(batch, now)
+        return [*self._resume([batch], now), *self._make_room(batch.lane.queue, now)]
 
     def _pause(self, batch: Batch, now: float) -> float:
         batch.checks += 1
@@ -261,6 +263,7 @@ class Engine:
     def _collected(self, event: Collected, now: float) -> list[Command]:
         batch = self._batches[event.key]
         batch.reads += 1
+        batch.billed, batch.input_tokens = event.billed, event.input_tokens
         if batch.falls_short and batch.reads < _SHORT_READS:
             self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads), base=_SHORT_PAUSE))
             return []
@@ -269,66 +272,63 @@ class Engine:
     def _finish(self, batch: Batch, now: float) -> list[Command]:
         """Settle what no file mentioned: by what the validation said, or by how the batch ended."""
         status = batch.status
-        if no_room(status):
-            return self._requeue(batch, now)
+        if status.no_room is not None:
+            return self._refused(batch, status.no_room.limit, now)
         if input_unseen(status):
             return self._upload_again(batch, now)
         guilty = {row: failure for row, failure in condemned(status, batch.rows).items() if row in batch.open}
         if guilty:
             failures = [Fail(status.id, (row,), failure) for row, failure in guilty.items()]
             return [*failures, *self._send_again(batch, guilty, now)]
-        self._lanes[batch.lane].admit()
+        lane = self._lanes[batch.lane]
+        lane.go_on()
+        lane.ledger.report(*batch.bill, now)
         # What may still be in files that fell short stays there.
         return self._end(batch, left_over(status), now, keep_files=batch.falls_short)
 
-    def _end(
-        self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False, room: bool = True
-    ) -> list[Command]:
-        """Settle whatever is left of a batch with one failure and drop it; its lane has `room` again."""
+    def _end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
+        """Settle whatever is left of a batch with one failure and drop it."""
         commands: list[Command] = [Fail(batch.remote_id, frozenset(batch.open), failure)] if batch.open else []
-        commands += self._drop(batch, batch.runs, keep_files=keep_files)
-        if room:
-            self._lanes[batch.lane].held_until = 0.0
-        return commands + self._consider(batch.lane, now)
+        commands += self._drop(batch, batch.runs, now, keep_files=keep_files)
+        return [*commands, *self._make_room(batch.lane.queue, now)]
 
     def _send_again(self, batch: Batch, without: Collection[int], now: float) -> list[Command]:
-        """Drop a batch and put its unsettled rows, but for some, back to the front of their lane."""
+        """Drop a batch and let its unsettled rows wait again, but for some, and for those that nobody awaits."""
         rest = Waiting()
         rest.put_back(batch.runs)
-        settled = rest.drop([row for row in batch.rows if row in without or row not in batch.open])
-        lane = self._lanes[batch.lane]
-        lane.waiting.put_back(list(rest))
-        lane.flushing = True
-        return [*self._drop(batch, settled), *self._consider(batch.lane, now)]
+        gone = batch.abandoned
+        settled = rest.drop([row for row in batch.rows if row in without or row in gone or row not in batch.open])
+        self._lanes.put_back(batch.lane, list(rest))
+        dropped = self._drop(batch, settled, now)
+        heavy = self._lanes.measure_up(batch.lane.queue, now)
+        return [*dropped, *heavy, *self._make_room(batch.lane.queue, now)]
 
-    def _requeue(self, batch: Batch, now: float) -> list[Command]:
-        """Let the rows of a batch that found no room wait; one that was alone in its queue goes again in halves.
-
-        The queue is a model's, whatever the endpoint (contracts A9).
-        """
-        same = (lane for name, lane in self._lanes.items() if name.model == batch.lane.model)
-        alone = sum(len(lane.batches) for lane in same) == 1
-        again_and_again = self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0), halve=alone)
-        if again_and_again and alone and batch.total == 1:
-            return self._end(batch, _NEVER_FITS, now, room=False)
-        return self._send_again(batch, (), now)
+    def _refused(self, batch: Batch, limit: int | None, now: float) -> list[Command]:
+        """Let the rows of a batch that found no room wait; what stands in line behind it is chosen anew."""
+        ledger = self._lanes[batch.lane].ledger
+        ledger.refuse(batch.key, limit, now, spread(batch.key, 0))
+        if ledger.is_empty and batch.total > 1:
+            ledger.split(batch.total)
+        elif ledger.is_empty and self._lanes[batch.lane].refused_alone(_first_row(batch), batch.load, now):
+            return self._end(batch, _NEVER_FITS, now)
+        return [*self._lanes.take_back(ledger.line), *self._send_again(batch, (), now)]
 
     def _upload_again(self, batch: Batch, now: float) -> list[Command]:
         """Send the rows of a batch again whose input file the validation did not see yet."""
-        if self._lanes[batch.lane].refuse(batch.total, now, spread(batch.key, 0), halve=False):
-            return self._end(batch, left_over(batch.status), now, room=False)
+        if self._lanes[batch.lane].hold(now, spread(batch.key, 0)):
+            return self._end(batch, left_over(batch.status), now)
         return self._send_again(batch, (), now)
 
-    def _drop(self, batch: Batch, settled: Iterable[Run], *, keep_files: bool = False) -> list[Command]:
+    def _drop(self, batch: Batch, settled: Iterable[Run], now: float, *, keep_files: bool = False) -> list[Command]:
         """Forget a batch, the remote files it leaves and the segments that nobody needs any more."""
         batch.step(Step.DONE)
         self._agenda.drop(batch.key)
         del self._batches[batch.key]
-        self._lanes[batch.lane].batches.discard(batch.key)
+        self._lanes.drop(batch.lane, batch.key, now)
         if batch.remote_id is not None:
             self._keys.pop(batch.remote_id, None)
         files = () if keep_files else batch.files
-        return [*map(Discard, self._segments.release(settled)), *([Delete(files)] if files else [])]
+        return [*self._lanes.settled(settled), *([Delete(files)] if files else [])]
 
     # --- what goes wrong
 
@@ -352,7 +352,7 @@ class Engine:
             batch.opened_at = now
             return self._resume([batch], now)
         if do is Do.REQUEUE:
-            return self._requeue(batch, now)
+            return self._refused(batch, failure.limit, now)
         return self._end(
             batch, for_rows(batch.stage, failure), now, keep_files=batch.stage in (Stage.OPEN, Stage.ENDED)
         )
@@ -363,10 +363,13 @@ class Engine:
         commands: list[Command] = []
         batches: list[Batch] = []
         for name in self._agenda.pop(now):
-            if isinstance(name, Lane):
-                commands += self._consider(name, now)
-            else:
-                batches.append(self._batches[name])
+            match name:
+                case Lane():
+                    commands += self._lanes.consider(name, now)
+                case Queue():
+                    commands += self._make_room(name, now)
+                case _:
+                    batches.append(self._batches[name])
         if any(batch.stage is Stage.OPEN for batch in batches):
             batches += self._due_soon(now)
         return commands if self._leaving else commands + self._resume(batches, now)
@@ -388,15 +391,16 @@ class Engine:
         for batch in batches:
             match batch.stage:
                 case Stage.PACKED:
-                    commands.append(Upload(batch.packed))
+                    commands.append(Upload(batch.packed()))
                 case Stage.UPLOADED:
-                    commands.append(Create(batch.packed, batch.file_id or ""))
+                    commands += self._create(batch)
                 case Stage.LOST:
                     lost[batch.key] = batch.file_id or ""
                 case Stage.OPEN:
                     open_.append(batch)
                 case _:
-                    commands.append(Collect(batch.key, batch.status))
+                    add_up = batch.status.input_tokens is None and self._lanes[batch.lane].ledger.cap < math.inf
+                    commands.append(Collect(batch.key, batch.status, add_up))
         if lost:
             commands.append(Find(lost, now))
         if open_:
@@ -405,10 +409,16 @@ class Engine:
             commands.append(Check(keys, tuple(batch.remote_id or "" for batch in open_)))
         return commands
 
+    def _create(self, batch: Batch) -> list[Command]:
+        ledger = self._lanes[batch.lane].ledger
+        if batch.key in ledger.line:
+            return []
+        return [Create(batch.packed(ledger.scale.guess(batch.load)), batch.file_id or "")]
+
     # --- leaving
 
     def _leave(self, event: Leave, now: float) -> list[Command]:
-        self._leaving = True
+        self._leaving = self._lanes.leaving = True
         lost = [batch for batch in self._batches.values() if batch.stage is Stage.LOST]
         given_up = [command for batch in self._batches.values() for command in self._give_up(batch)]
         return [*given_up, *self._resume(lost, now)]
@@ -418,6 +428,12 @@ class Engine:
 
         The answers of an ended batch are paid for: its files stay, unless they are collected in time.
         """
+        if batch.file_id is not None and batch.key in self._lanes[batch.lane].ledger.line:
+            return [Delete((batch.file_id,))]
         if batch.stage is not Stage.OPEN or batch.remote_id is None or batch.file_id is None:
             return []
         return [Cancel(batch.remote_id), Delete((batch.file_id,))]
+
+
+def _first_row(batch: Batch) -> int:
+    return batch.runs[0].rows[0]

@@ -8,14 +8,37 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..models import BatchStatus, Failure, Lane, Row, Run
+from ..models import BatchStatus, Failure, Lane, Queue, Row, Run
+from .ledger import Source
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """Fact: these rows joined a lane."""
+    """Fact: these rows joined a lane; `rich` when some may hold images or files."""
 
     lane: Lane
     run: Run
+    rich: bool = False
+
+
+class Limited(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the user, the table or an earlier run says that so many tokens may be enqueued, None for no limit."""
+
+    queue: Queue
+    tokens: int | None
+    source: Source
+
+
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """Fact: these rows of a lane have so many tokens."""
+
+    lane: Lane
+    runs: tuple[Run, ...]
+
+
+class Uncountable(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the rows of a lane could not be counted."""
+
+    lane: Lane
 
 
 class Packed(msgspec.Struct, frozen=True, gc=False):
@@ -24,6 +47,12 @@ class Packed(msgspec.Struct, frozen=True, gc=False):
     number: int
     lane: Lane
     runs: tuple[Run, ...]
+
+
+class Returned(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the rows of a batch that was never created wait again, and are packed anew."""
+
+    key: str
 
 
 class Uploaded(msgspec.Struct, frozen=True, gc=False):
@@ -48,9 +77,14 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Collected(msgspec.Struct, frozen=True, gc=False):
-    """Fact: the files of an ended batch were read to their end."""
+    """Fact: the files of an ended batch were read to their end.
+
+    Where it was to be added up, `billed` rows say that they had `input_tokens` together.
+    """
 
     key: str
+    billed: int = 0
+    input_tokens: int = 0
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
@@ -92,5 +126,19 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """Notice that time has passed."""
 
 
-Fact: TypeAlias = Accepted | Packed | Uploaded | Created | Answered | Collected | Checked | NotFound | Failed
+Fact: TypeAlias = (
+    Accepted
+    | Limited
+    | Counted
+    | Uncountable
+    | Packed
+    | Returned
+    | Uploaded
+    | Created
+    | Answered
+    | Collected
+    | Checked
+    | NotFound
+    | Failed
+)
 Event: TypeAlias = Fact | Abandoned | Flush | Leave | Tick

@@ -1,15 +1,34 @@
 """Which rows go into the next input file."""
 
+import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
+from typing import Protocol
 
-from ..models import FileLimits, Run
+from msgspec import structs
+
+from ..models import FileLimits, Load, Run
+
+
+class Weights(Protocol):
+    """Say what a counted token, and a byte that was not counted, weigh."""
+
+    @property
+    def per_token(self) -> float:
+        """Give the weight of a token."""
+        ...
+
+    @property
+    def per_byte(self) -> float:
+        """Give the weight of a byte."""
+        ...
 
 
 class Waiting:
-    """Hold the rows of a lane that are in no batch, in the order in which they shall travel."""
+    """Hold the rows of a lane that are in no batch, in the order of their numbers, which is that of their arrival."""
 
     def __init__(self) -> None:
         self._runs: deque[Run] = deque()
@@ -17,6 +36,7 @@ class Waiting:
         self.rows = 0
         self.size = 0
         self.inputs = 0
+        self.load = Load(0, 0)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)
@@ -29,8 +49,8 @@ class Waiting:
     def append(self, run: Run) -> None:
         """Add rows at the end, into the last run where the spool goes on from there: few runs make few ranges."""
         size = run.size
-        if self._runs and self._end == (run.segment, run.offset):
-            last = self._runs[-1]
+        last = self._runs[-1] if self._runs else None
+        if last is not None and last.tokens is None and self._end == (run.segment, run.offset):
             last.rows.extend(run.rows)
             last.sizes.extend(run.sizes)
             if last.inputs is not None and run.inputs is not None:
@@ -41,12 +61,65 @@ class Waiting:
         self._count(run, 1)
 
     def put_back(self, runs: Sequence[Run]) -> None:
-        """Add rows at the front: they have waited already."""
-        if not self._runs:
+        """Add rows where they were: most of them in front, since they have waited already."""
+        last = self._runs[-1] if self._runs else None
+        self._runs = deque(sorted((*runs, *self._runs), key=lambda run: run.rows[0]))
+        if last is None or self._runs[-1] is not last:
             self._end = None
-        self._runs.extendleft(reversed(runs))
         for run in runs:
             self._count(run, 1)
+
+    def uncounted(self, size: int) -> tuple[Run, ...]:
+        """Give the foremost rows whose tokens are not known, so many bytes of them, but one at least."""
+        chosen: list[Run] = []
+        for run in self._runs:
+            if run.tokens is None:
+                part = run.part(0, bisect_right(list(accumulate(run.sizes)), size) or (0 if chosen else 1))
+                if part.rows:
+                    chosen.append(part)
+                size -= part.size
+                if len(part) < len(run):
+                    break
+        return tuple(chosen)
+
+    def larger(self, size: int) -> tuple[Run, ...]:
+        """Give the rows of more than so many bytes whose tokens are not known."""
+        return tuple(part for run in self._runs for part in larger(run, size))
+
+    def heavier(self, tokens: float) -> dict[int, int]:
+        """Give the rows of more than so many tokens, and their tokens."""
+        return {
+            row: count
+            for run in self._runs
+            if run.tokens is not None and max(run.tokens) > tokens
+            for row, count in zip(run.rows, run.tokens, strict=True)
+            if count > tokens
+        }
+
+    def guessed(self, tokens: int, per_byte: float) -> dict[int, int]:
+        """Give the rows that are not counted and would come to more than so many tokens, and how many."""
+        return {
+            row: round(size * per_byte)
+            for run in self.larger(int(tokens / per_byte))
+            for row, size in zip(run.rows, run.sizes, strict=True)
+        }
+
+    def note_tokens(self, counted: Iterable[Run]) -> None:
+        """Take note of the tokens of those of these rows that still wait."""
+        known = {row: tokens for run in counted for row, tokens in zip(run.rows, run.tokens or (), strict=True)}
+        first, last = min(known), max(known)
+        runs, self._runs = self._runs, deque()
+        for run in runs:
+            if run.tokens is not None or run.rows[-1] < first or run.rows[0] > last:
+                self._runs.append(run)
+                continue
+            for is_known, part in _stretches(run, (row in known for row in run.rows)):
+                if is_known:
+                    part = structs.replace(part, tokens=array("I", map(known.__getitem__, part.rows)))
+                    self.load = self.load.plus(Load(0, part.size), -1).plus(part.load)
+                self._runs.append(part)
+        if self._runs and self._runs[-1].tokens is not None:
+            self._end = None
 
     def take(self, runs: Iterable[Run]) -> None:
         """Remove the rows of these runs, wherever they stand."""
@@ -77,6 +150,31 @@ class Waiting:
         self.rows += sign * len(run)
         self.size += sign * run.size
         self.inputs += sign * sum(run.inputs or ())
+        self.load = self.load.plus(run.load, sign)
+
+
+def sum_loads(runs: Iterable[Run]) -> Load:
+    """Add up what runs weigh."""
+    total = Load(0, 0)
+    for run in runs:
+        total = total.plus(run.load)
+    return total
+
+
+def larger(run: Run, size: int) -> Iterator[Run]:
+    """Give the rows of more than so many bytes whose tokens are not known."""
+    if run.tokens is None and max(run.sizes) > size:
+        yield from (part for is_large, part in _stretches(run, (bytes_ > size for bytes_ in run.sizes)) if is_large)
+
+
+def _stretches(run: Run, marks: Iterable[bool]) -> Iterator[tuple[bool, Run]]:
+    """Cut a run where the marks of its rows change."""
+    start, offset = 0, run.offset
+    for mark, group in groupby(marks):
+        stop = start + sum(1 for _ in group)
+        part = run.part(start, stop, offset)
+        yield mark, part
+        start, offset = stop, offset + part.size
 
 
 def _outside(run: Run, spans: list[tuple[int, int]], removed: list[Run]) -> Iterator[Run]:
@@ -102,12 +200,22 @@ def _outside(run: Run, spans: list[tuple[int, int]], removed: list[Run]) -> Iter
         yield run.part(start, len(run))
 
 
-def first_fit(waiting: Iterable[Run], limits: FileLimits) -> list[Run]:
-    """Choose the longest beginning of what waits that fits one file: requests, bytes and embedding inputs."""
+def first_fit(
+    waiting: Iterable[Run], limits: FileLimits, budget: float = math.inf, weights: Weights | None = None
+) -> list[Run]:
+    """Choose the longest beginning of what waits that fits one file: requests, bytes and embedding inputs.
+
+    With a `budget` it also weighs no more than that, unless it is a single row.
+    """
     chosen: list[Run] = []
     rows, size, inputs = limits.requests, limits.bytes, limits.inputs
     for run in waiting:
         fit = _fit(run, rows, size, inputs)
+        if weights is not None:
+            fit, weight = _afford(run, fit, budget, weights)
+            if not fit and not chosen:
+                fit, weight = 1, math.inf  # nothing goes with it
+            budget -= weight
         if fit:
             part = run.part(0, fit)
             chosen.append(part)
@@ -123,3 +231,11 @@ def _fit(run: Run, rows: int, size: int, inputs: int) -> int:
     if run.inputs is not None:
         fit = min(fit, bisect_right(list(accumulate(run.inputs[:fit])), inputs))
     return fit
+
+
+def _afford(run: Run, fit: int, budget: float, weights: Weights) -> tuple[int, float]:
+    """Say how many of the first `fit` rows a budget buys, and for how much."""
+    amounts, weight = (run.sizes, weights.per_byte) if run.tokens is None else (run.tokens, weights.per_token)
+    sums = list(accumulate(amounts[:fit]))
+    bought = bisect_right(sums, budget / weight)
+    return bought, sums[bought - 1] * weight if bought else 0.0

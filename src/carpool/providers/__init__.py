@@ -59,6 +59,10 @@ class Provider(Protocol):
         """Read one line of an output or error file; ValueError when it is not a row."""
         ...
 
+    def input_tokens(self, row: Row) -> int:
+        """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
+        ...
+
     def cancel(self, remote_id: str) -> Call:
         """Cancel a batch."""
         ...

@@ -1,9 +1,8 @@
 """The Batch API of OpenAI and of those who speak it (contracts, part A)."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -12,7 +11,6 @@ from msgspec import structs
 from ..errors import LimitExceeded, Unbatchable
 from ..models import (
     NO_REPLY,
-    BatchProblem,
     BatchStatus,
     Body,
     Call,
@@ -25,7 +23,8 @@ from ..models import (
     Row,
     Upload,
 )
-from . import jsonl
+from . import jsonl, replies
+from .replies import Listed
 
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -36,10 +35,16 @@ ENDPOINTS = (
     "/v1/moderations",
     "/v1/responses",
 )
-_KEY = "carpool"  # the name in a batch's metadata under which the client key stands
 _FRAME = 256  # bytes that an input line has around its body, at most
 _PAGE = 100  # batches on a page of the listing, the most that may be asked for
 _FIND_PAGES = 20  # a lost creation is minutes old: it stands among the newest 2,000
+
+
+class Recent(NamedTuple):
+    """List batches, the newest first; `complete` is false where there are more than were listed."""
+
+    batches: tuple[Listed, ...]
+    complete: bool
 
 
 class _Peek(msgspec.Struct, gc=False):
@@ -97,26 +102,33 @@ class OpenAI:
         """Read one line of an output or error file."""
         return jsonl.parse_row(line)
 
+    def input_tokens(self, row: Row) -> int:
+        """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
+        return replies.input_tokens(row)
+
     def upload(self, batch: PackedBatch) -> Flow[str]:
         """Upload the input file; when an earlier try had no reply, look for it first."""
         filename = f"{batch.key}.jsonl"
         if batch.again:
             query = {"purpose": "batch", "limit": str(_PAGE), "order": "desc"}
-            for found in _files((yield Call("GET", "/files", True, query))):
+            for found in replies.files((yield Call("GET", "/files", True, query))):
                 if found.get("filename") == filename and found.get("bytes") == batch.size:
                     return str(found["id"])
         upload = Upload(filename, batch.runs, batch.size)
-        return _id_of((yield Call("POST", "/files", False, form={"purpose": "batch"}, upload=upload)))
+        return replies.id_of((yield Call("POST", "/files", False, form={"purpose": "batch"}, upload=upload)))
 
     def create(self, batch: PackedBatch, file_id: str) -> Flow[BatchStatus]:
-        """Create the batch; a 200 is no verdict on its content (traps 1)."""
+        """Create the batch; a 200 is no verdict on its content (traps 1).
+
+        What it is expected to weigh is noted beside its key, for whoever looks at the account.
+        """
         body = {
             "input_file_id": file_id,
             "endpoint": batch.lane.endpoint,
             "completion_window": "24h",
-            "metadata": {_KEY: batch.key},
+            "metadata": {replies.KEY: batch.key, replies.TOKENS: str(batch.tokens)},
         }
-        return _status((yield Call("POST", "/batches", False, json=msgspec.json.encode(body))))
+        return replies.status((yield Call("POST", "/batches", False, json=msgspec.json.encode(body))))
 
     def find(self, keys: Mapping[str, str]) -> Flow[list[BatchStatus]]:
         """Search the newest batches on the account for these keys, or their input files: not all echo metadata."""
@@ -125,7 +137,7 @@ class OpenAI:
         found: list[BatchStatus] = []
         after: str | None = None
         for _ in range(_FIND_PAGES):
-            page, after = _page((yield _listing(after)))
+            page, after = replies.page((yield _listing(after)))
             page = [structs.replace(s, key=key_of.get(s.input_file_id or "", s.key)) for s in page]
             found += [status for status in page if status.key in wanted]
             wanted -= {status.key for status in found if status.key}
@@ -140,7 +152,7 @@ class OpenAI:
         for remote_id in (remote_id for remote_id in remote_ids if remote_id not in found):
             reply = yield Call("GET", f"/batches/{_quote(remote_id)}", True)
             try:
-                found[remote_id] = _status(reply)
+                found[remote_id] = replies.status(reply)
             except CallFailed as exc:
                 kind = exc.failure.kind
                 if kind == "auth" or (kind != "gone" and not replied):
@@ -157,7 +169,7 @@ class OpenAI:
         after: str | None = None
         while len(wanted) - len(found) > 1:
             try:
-                page, after = _page((yield _listing(after)))
+                page, after = replies.page((yield _listing(after)))
             except CallFailed as exc:
                 if exc.failure.kind == "auth":
                     raise
@@ -167,6 +179,17 @@ class OpenAI:
             if len(seen) < 2 or not after:
                 break
         return found
+
+    def recent(self, since: float, pages: int) -> Flow[Recent]:
+        """List the account's batches created since `since`, in seconds since the epoch, from so many pages at most."""
+        found: dict[str, Listed] = {}  # by id: a page repeats what moved on while the one before it was read
+        after: str | None = None
+        for _ in range(pages):
+            entries, after = replies.entries((yield _listing(after)))
+            found |= {entry["id"]: replies.listed(entry) for entry in entries}
+            if not after or replies.is_before(since, found[after]):
+                return Recent(tuple(batch for batch in found.values() if not replies.is_before(since, batch)), True)
+        return Recent(tuple(found.values()), False)
 
     def collect(self, status: BatchStatus) -> list[Call]:
         """Name the output and the error file: either may be missing, in every end (traps 5)."""
@@ -183,135 +206,9 @@ class OpenAI:
 
     def refused(self, reply: Reply) -> Failure:
         """Say what a reply other than 2xx means."""
-        return _refusal(reply)
+        return replies.refusal(reply)
 
 
 def _listing(after: str | None) -> Call:
     query = {"limit": str(_PAGE)}
     return Call("GET", "/batches", True, query if after is None else {**query, "after": after})
-
-
-# --- reading replies
-
-_SPELLED = {"canceled": "cancelled", "canceling": "cancelling"}
-_MISSING_FILE = re.compile("cannot find file|not find.*file|no such file", re.IGNORECASE)
-_NO_ROOM = re.compile("enqueued token|enqueued tokens has surpassed", re.IGNORECASE)
-_UNCERTAIN = frozenset({0, 408, 409})  # besides 5xx: the call may have done its work
-
-
-def _decode(reply: Reply) -> dict[str, Any]:
-    """Give the object in a reply; `CallFailed` when there is none."""
-    if not 200 <= reply.status < 300:
-        raise CallFailed(_refusal(reply))
-    try:
-        content = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        # A proxy's page, or half a reply: whatever was asked may have been done.
-        raise CallFailed(Failure("lost", f"a reply that is no JSON object: {_excerpt(reply.body)}", reply.status))
-    return content
-
-
-def _refusal(reply: Reply) -> Failure:
-    status = reply.status
-    code, message = _described(reply.body)
-    message = message or _excerpt(reply.body) or f"HTTP {status}"
-    if code == "token_limit_exceeded" or _NO_ROOM.search(message):
-        return Failure("full", message, status, code)
-    if status in _UNCERTAIN or status >= 500:
-        return Failure("lost", message, status or None, code)
-    if status in (401, 403):
-        return Failure("auth", message, status, code)
-    if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
-        return Failure("busy", message, status, code)
-    if status == 404 or (status == 400 and _MISSING_FILE.search(message)):
-        return Failure("gone", message, status, code)
-    return Failure("rejected", message, status, code)
-
-
-def _described(body: bytes) -> tuple[str | None, str]:
-    try:
-        code, message = jsonl.describe(msgspec.json.decode(body))
-    except (msgspec.DecodeError, RecursionError):
-        return None, ""
-    return code or None, message
-
-
-def _excerpt(body: bytes) -> str:
-    text = body[:300].decode(errors="replace").strip()
-    return text + "..." if len(body) > 300 else text
-
-
-def _id_of(reply: Reply) -> str:
-    content = _decode(reply)
-    if not isinstance(content.get("id"), str):
-        raise CallFailed(Failure("lost", f"a reply without an id: {_excerpt(reply.body)}", reply.status))
-    return str(content["id"])
-
-
-def _entries(reply: Reply) -> list[dict[str, Any]]:
-    entries = _decode(reply).get("data")
-    return [entry for entry in _list(entries) if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
-
-
-def _files(reply: Reply) -> list[dict[str, Any]]:
-    """Give the files of a listing; none where there is no listing: uploading once more costs nothing."""
-    try:
-        return _entries(reply)
-    except CallFailed as exc:
-        if exc.failure.kind == "auth":
-            raise
-        return []
-
-
-def _page(reply: Reply) -> tuple[list[BatchStatus], str | None]:
-    """Give the batches of a listing page and the cursor of the next, None behind the last."""
-    entries = _entries(reply)
-    after = entries[-1]["id"] if entries and _decode(reply).get("has_more") else None
-    return [_read(entry) for entry in entries], after
-
-
-def _status(reply: Reply) -> BatchStatus:
-    content = _decode(reply)
-    _id_of(reply)
-    return _read(content)
-
-
-def _read(batch: dict[str, Any]) -> BatchStatus:
-    """Read a batch object, of which anything but `id` may be absent, null or "" (contracts A4)."""
-    return BatchStatus(
-        id=batch["id"],
-        key=_text(_dict(batch.get("metadata")).get(_KEY)),
-        status=_SPELLED.get(status := (_text(batch.get("status")) or "unknown").lower(), status),
-        input_file_id=_text(batch.get("input_file_id")),
-        output_file_id=_text(batch.get("output_file_id")),
-        error_file_id=_text(batch.get("error_file_id")),
-        answered=_answered(_dict(batch.get("request_counts"))),
-        problems=tuple(_problems(_list(_dict(batch.get("errors")).get("data")))),
-    )
-
-
-def _answered(counts: dict[str, Any]) -> int | None:
-    done = [count for count in (counts.get("completed"), counts.get("failed")) if isinstance(count, int)]
-    return sum(done) if done else None
-
-
-def _problems(entries: list[Any]) -> Iterable[BatchProblem]:
-    for entry in entries:
-        if isinstance(entry, dict):
-            code, message = jsonl.describe(entry)
-            line = entry.get("line")
-            yield BatchProblem(code, message, line if isinstance(line, int) else None)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

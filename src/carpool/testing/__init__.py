@@ -11,6 +11,7 @@ from .answers import Answer, Answering, echo
 from .books import BatchLine, Books, FileLine
 from .emulator import Emulator
 from .faults import Faults
+from .ledger import LimitLine, QueueLine
 from .pace import Pace
 from .refusals import Refused
 from .rows import Usage, digest
@@ -23,7 +24,9 @@ __all__ = [
     "Emulator",
     "Faults",
     "FileLine",
+    "LimitLine",
     "Pace",
+    "QueueLine",
     "Refused",
     "Usage",
     "digest",

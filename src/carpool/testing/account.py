@@ -52,7 +52,10 @@ class File:
 
 @dataclass
 class Batch:
-    """Hold one batch; `errors` are those of its validation, `tokens` the prompt tokens it counts in the queue."""
+    """Hold one batch; `errors` are those of its validation, `tokens` the prompt tokens it counts in the queue.
+
+    `tells_usage` False leaves the usage out of the batch object.
+    """
 
     id: str
     number: int
@@ -70,6 +73,7 @@ class Batch:
     completed: int = 0
     failed: int = 0
     usage: Usage = field(default_factory=Usage)
+    tells_usage: bool = True
     output_file_id: str | None = None
     error_file_id: str | None = None
     stamps: dict[str, int] = field(default_factory=dict)
@@ -91,7 +95,7 @@ class Batch:
             "expires_at": int(self.created_at + self.window),
             **{f"{status}_at": self.stamps.get(status) for status in _STAMPS},
             "request_counts": {"total": self.total, "completed": self.completed, "failed": self.failed},
-            "usage": self.usage.describe(),
+            "usage": self.usage.describe() if self.tells_usage else None,
             "metadata": self.metadata,
         }
 
@@ -99,11 +103,18 @@ class Batch:
 class Account:
     """Hold the files and batches of one account, and allow only what the API allows.
 
-    Raises Refused with the API's own status and error object. An expired file is as good as deleted.
+    Raises Refused with the API's own status and error object. An expired file is as good as deleted. `usage` False
+    leaves the usage out of the batch objects: those made before September 2025 have none (contracts A4).
     """
 
     def __init__(
-        self, ledger: Ledger | None = None, *, window: float = DAY, organization: str = "org-emulated", seed: int = 0
+        self,
+        ledger: Ledger | None = None,
+        *,
+        window: float = DAY,
+        organization: str = "org-emulated",
+        seed: int = 0,
+        usage: bool = True,
     ) -> None:
         self.files: dict[str, File] = {}
         self.batches: dict[str, Batch] = {}
@@ -111,6 +122,7 @@ class Account:
         self._window = window
         self._organization = organization
         self._seed = seed
+        self._usage = usage
         self._made = 0
 
     def _new_id(self, prefix: str) -> str:
@@ -148,8 +160,11 @@ class Account:
             file.content.discard()
             del self.files[file.id]
 
-    def create(self, body: Mapping[str, Any], now: float) -> Batch:
-        """Create a batch from the body of the request; what is wrong with its file comes out later, at validation."""
+    def create(self, body: Mapping[str, Any], now: float, validation: Validation | None = None) -> Batch:
+        """Create a batch from the body of the request; what is wrong with its file comes out later, at validation.
+
+        A validation given already decides at once whether there is room in the queue: a 429 where there is none.
+        """
         check_create(body)
         expires = body.get("output_expires_after")
         batch = Batch(
@@ -161,7 +176,11 @@ class Account:
             window=self._window,
             metadata=body.get("metadata"),
             output_life=LIFE if expires is None else expires["seconds"],
+            tells_usage=self._usage,
         )
+        refusal = None if validation is None else self._reserve(batch, validation, now)
+        if refusal is not None:
+            raise Refused(429, refusal, kind="tokens", code="token_limit_exceeded")
         self.batches[batch.id] = batch
         return batch
 
@@ -183,10 +202,9 @@ class Account:
     def admit(self, batch: Batch, validation: Validation, now: float) -> bool:
         """Decide over a validated batch: it runs, or it fails with what was found or for want of room in the queue."""
         errors = list(validation.errors)
-        if not errors and validation.model is not None:
-            refusal = self.ledger.reserve(batch.id, validation.model, validation.tokens, now)
-            if refusal is not None:
-                errors.append(problem("token_limit_exceeded", refusal))
+        refusal = self._reserve(batch, validation, now)
+        if refusal is not None:
+            errors.append(problem("token_limit_exceeded", refusal))
         if errors:
             self.fail(batch, errors, now)
             return False
@@ -195,6 +213,11 @@ class Account:
         batch.total = len(validation.starts)
         self.advance(batch, "in_progress", now)
         return True
+
+    def _reserve(self, batch: Batch, validation: Validation, now: float) -> str | None:
+        if validation.errors or validation.model is None:
+            return None
+        return self.ledger.reserve(batch.id, validation.model, validation.tokens, now)
 
     def fail(self, batch: Batch, errors: Iterable[Found], now: float) -> None:
         """End a batch at its validation."""

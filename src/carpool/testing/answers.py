@@ -10,6 +10,7 @@ from zlib import crc32
 import msgspec
 
 from .refusals import Refused
+from .validation import Count
 
 Body = dict[str, Any]
 
@@ -46,12 +47,17 @@ def failure(exc: Exception) -> tuple[int, bytes, Mapping[str, str]]:
     return exc.status, _encode(exc.body()), {}
 
 
-def echo(endpoint: str, body: Body) -> bytes:
+def echo(endpoint: str, body: Body, prompt_tokens: int | None = None) -> bytes:
     """Give a proper response object of the endpoint that says the last text of the user again.
 
-    Stamps are 0 and ids follow from the text; tokens are a quarter of the characters.
+    Stamps are 0 and ids follow from the text; tokens are a quarter of the characters, those of the prompt unless given.
     """
-    return _ECHOES[endpoint](body)
+    return _ECHOES[endpoint](body, prompt_tokens)
+
+
+def echo_counted(count: Count) -> Answering:
+    """Give an echo whose usage says what `count` makes of the body, as the API bills what it counts."""
+    return lambda endpoint, body: echo(endpoint, body, count(body))
 
 
 def last_text(content: object) -> str:
@@ -70,20 +76,22 @@ def _tokens(text: str) -> int:
     return max(1, len(text) // 4)
 
 
-def _chat(body: Body) -> bytes:
+def _chat(body: Body, prompt_tokens: int | None) -> bytes:
     text = last_text(body.get("messages"))
     tokens, said = _tokens(text), _encode(text)
+    given = tokens if prompt_tokens is None else prompt_tokens
     return (
         b'{"id":"chatcmpl-%08x","object":"chat.completion","created":0,"model":%b,"choices":[{"index":0,'
         b'"message":{"role":"assistant","content":%b,"refusal":null},"logprobs":null,"finish_reason":"stop"}],'
         b'"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
         b'"prompt_tokens_details":{"cached_tokens":0},"completion_tokens_details":{"reasoning_tokens":0}}}'
-    ) % (crc32(said), _encode(body.get("model")), said, tokens, tokens, 2 * tokens)
+    ) % (crc32(said), _encode(body.get("model")), said, given, tokens, given + tokens)
 
 
-def _response(body: Body) -> bytes:
+def _response(body: Body, prompt_tokens: int | None) -> bytes:
     text = last_text(body.get("input"))
     tokens, name = _tokens(text), f"{crc32(text.encode()):08x}"
+    given = tokens if prompt_tokens is None else prompt_tokens
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     message = {"id": f"msg_{name}", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
     return _encode(
@@ -104,17 +112,17 @@ def _response(body: Body) -> bytes:
             "tools": [],
             "top_p": 1.0,
             "usage": {
-                "input_tokens": tokens,
+                "input_tokens": given,
                 "input_tokens_details": {"cached_tokens": 0},
                 "output_tokens": tokens,
                 "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": 2 * tokens,
+                "total_tokens": given + tokens,
             },
         }
     )
 
 
-def _embedding(body: Body) -> bytes:
+def _embedding(body: Body, prompt_tokens: int | None) -> bytes:
     given = body.get("input")
     whole_list = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
     inputs = given if whole_list and isinstance(given, list) else [given]
@@ -124,7 +132,9 @@ def _embedding(body: Body) -> bytes:
         {"object": "embedding", "index": index, "embedding": _vector(one, size, packed)}
         for index, one in enumerate(inputs)
     ]
-    tokens = sum(_tokens(one) if isinstance(one, str) else len(one or "") for one in inputs)
+    tokens = prompt_tokens
+    if tokens is None:
+        tokens = sum(_tokens(one) if isinstance(one, str) else len(one or "") for one in inputs)
     return _encode(
         {
             "object": "list",
@@ -142,9 +152,10 @@ def _vector(one: object, size: int, packed: bool) -> list[float] | str:
     return base64.b64encode(struct.pack(f"<{size}f", *numbers)).decode() if packed else numbers
 
 
-def _completion(body: Body) -> bytes:
+def _completion(body: Body, prompt_tokens: int | None) -> bytes:
     text = last_text(body.get("prompt"))
     tokens = _tokens(text)
+    given = tokens if prompt_tokens is None else prompt_tokens
     return _encode(
         {
             "id": f"cmpl-{crc32(text.encode()):08x}",
@@ -152,7 +163,7 @@ def _completion(body: Body) -> bytes:
             "created": 0,
             "model": body.get("model"),
             "choices": [{"index": 0, "text": text, "logprobs": None, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": tokens, "completion_tokens": tokens, "total_tokens": 2 * tokens},
+            "usage": {"prompt_tokens": given, "completion_tokens": tokens, "total_tokens": given + tokens},
         }
     )
 
@@ -163,7 +174,7 @@ _HARMS = (
 )  # fmt: skip
 
 
-def _moderation(body: Body) -> bytes:
+def _moderation(body: Body, _prompt_tokens: int | None) -> bytes:
     given = body.get("input")
     texts = given if isinstance(given, list) and given and isinstance(given[0], str) else [given]
     result = {
@@ -176,10 +187,10 @@ def _moderation(body: Body) -> bytes:
     return _encode({"id": name, "model": body.get("model"), "results": [result for _ in texts]})
 
 
-def _image(body: Body) -> bytes:
+def _image(body: Body, prompt_tokens: int | None) -> bytes:
     prompt = last_text(body.get("prompt"))
     picture = {"b64_json": base64.b64encode(prompt.encode()).decode(), "revised_prompt": prompt}
-    tokens = _tokens(prompt)
+    tokens = _tokens(prompt) if prompt_tokens is None else prompt_tokens
     usage = {
         "input_tokens": tokens,
         "input_tokens_details": {"text_tokens": tokens, "image_tokens": 0},
@@ -189,7 +200,7 @@ def _image(body: Body) -> bytes:
     return _encode({"created": 0, "data": [picture] * (body.get("n") or 1), "usage": usage})
 
 
-_ECHOES: dict[str, Callable[[Body], bytes]] = {
+_ECHOES: dict[str, Callable[[Body, int | None], bytes]] = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _completion,
     "/v1/embeddings": _embedding,

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .account import Account
+from .ledger import LimitLine, QueueLine, limit_at
 from .rows import Usage, digest
 
 
@@ -40,7 +42,8 @@ class Books:
 
     `runs` gives the batches in which a (custom_id, digest of its body) was run, once for each time; `bodies` how often
     a body was run under any custom_id; `routes` the calls of each route, ids replaced by {id}, those broken by faults
-    included; `live` the calls of live endpoints, which are in neither `runs` nor `billed`.
+    included; `live` the calls of live endpoints, which are in neither `runs` nor `billed`; `queue` each admission,
+    refusal and release of enqueued tokens, in order of time; `limits` the limits, those changed since after the others.
     """
 
     runs: Mapping[tuple[str, bytes], tuple[str, ...]]
@@ -50,10 +53,40 @@ class Books:
     routes: Counter[str]
     billed: Usage
     live: int
+    queue: tuple[QueueLine, ...]
+    limits: tuple[LimitLine, ...]
 
     def times(self, body: object) -> int:
         """Give how often a body, parsed or as JSON bytes, was run."""
         return self.bodies[digest(body)]
+
+    def refusals(self, model: str | None = None) -> int:
+        """Give how often there was no room in the queue of a model, or of any."""
+        return sum(line.change == "refused" and model in (None, line.model) for line in self.queue)
+
+    def utilisation(self, model: str) -> float:
+        """Give the share of its limit that a model's queue held, averaged over time from first to last admission.
+
+        All admitted at one instant: the share that they held then. Times without a limit, or with one of 0, count as 0,
+        and so does a model that was never admitted. The tokens of others are not taken off the limit.
+        """
+        tokens = {line.at: line.tokens for line in self.queue if line.model == model}
+        admitted = [line.at for line in self.queue if line.model == model and line.change == "admitted"]
+        if not admitted:
+            return 0.0
+        first, last = admitted[0], admitted[-1]
+        if first == last:
+            return self._share(model, tokens[last], last)
+        turns = {*tokens, *(line.at for line in self.limits)}
+        area, held = 0.0, 0
+        for at, until in pairwise(sorted(turn for turn in turns if first <= turn <= last)):
+            held = tokens.get(at, held)
+            area += self._share(model, held, at) * (until - at)
+        return area / (last - first)
+
+    def _share(self, model: str, tokens: int, at: float) -> float:
+        limit = limit_at(self.limits, model, at)
+        return tokens / limit if limit else 0.0
 
     def __str__(self) -> str:
         statuses = Counter(batch.status for batch in self.batches)
@@ -80,7 +113,7 @@ class Notes:
         before = self.runs.get((custom_id, name))
         self.runs[custom_id, name] = batch if before is None else before + batch
 
-    def close(self, account: Account) -> Books:
+    def close(self, account: Account, now: float) -> Books:
         """Give the books as they stand; each copy is one step of the interpreter, so another thread may ask."""
         batches = tuple(
             BatchLine(
@@ -104,4 +137,5 @@ class Notes:
         for batch in list(account.batches.values()):
             billed.add(batch.usage)
         routes, bodies = Counter(self.routes.copy()), Counter(self.bodies.copy())
-        return Books(self.runs.copy(), bodies, batches, files, routes, billed, self.live)
+        queue, limits = account.ledger.lines(now), tuple(account.ledger.limits)
+        return Books(self.runs.copy(), bodies, batches, files, routes, billed, self.live, queue, limits)

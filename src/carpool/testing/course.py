@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import anyio
 import anyio.lowlevel
@@ -18,6 +19,7 @@ from .rows import CANCELLED, EXPIRED, TIMED_OUT, answered, digest, parse, unansw
 from .store import BLOCK, Content, Read, Store
 from .validation import Count, Validation
 
+RefuseAt = Literal["validation", "creation"]
 SLICE = 0.01
 
 
@@ -36,7 +38,12 @@ class Setting:
     models: frozenset[str] | None = None
     most: int = 50_000
     seed: int = 0
+    refuse_at: RefuseAt = "validation"
     scopes: dict[str, anyio.CancelScope] = field(default_factory=dict)
+
+    def validation(self, endpoint: str) -> Validation:
+        """Give the validation of a file of which nothing is read yet."""
+        return Validation(endpoint, models=self.models, count=self.count, most=self.most)
 
     def wide(self) -> bool:
         """Tell whether answers are awaited, so that several may be under way at once."""
@@ -54,8 +61,19 @@ class Setting:
             return failure(exc)
 
 
-async def run_batch(batch: Batch, setting: Setting) -> None:
-    """Take a batch from validating to a terminal status."""
+async def validate(file_id: str, endpoint: str, setting: Setting) -> Validation | None:
+    """Read a whole input file; None where there is none."""
+    file = setting.account.files.get(file_id)
+    if file is None:
+        return None
+    validation = setting.validation(endpoint)
+    with file.content.reading() as read:
+        await _read_into(validation, read, file.content.size)
+    return validation
+
+
+async def run_batch(batch: Batch, setting: Setting, validation: Validation | None = None) -> None:
+    """Take a batch from validating to a terminal status; a validation given is that of its file, done already."""
     file = setting.account.files.get(batch.input_file_id)
     if file is None:
         await anyio.sleep(setting.pace.validating)
@@ -64,7 +82,7 @@ async def run_batch(batch: Batch, setting: Setting) -> None:
         await _end_cancelled(batch, setting)
         return
     with file.content.reading() as read:
-        course = Course(batch, setting, read, file.content.size)
+        course = Course(batch, setting, read, file.content.size, validation)
         with anyio.CancelScope(deadline=anyio.current_time() + setting.pace.window) as scope:
             setting.scopes[batch.id] = scope
             if batch.status == "cancelling":
@@ -84,7 +102,7 @@ async def _end_cancelled(batch: Batch, setting: Setting) -> None:
 class Course:
     """Hold the state of one batch while it runs."""
 
-    def __init__(self, batch: Batch, setting: Setting, read: Read, size: int) -> None:
+    def __init__(self, batch: Batch, setting: Setting, read: Read, size: int, validation: Validation | None) -> None:
         self._batch = batch
         self._setting = setting
         self._read = read
@@ -93,7 +111,8 @@ class Course:
         self._errors = setting.store.create()
         self._done = bytearray()
         self._name = (batch.id,)
-        self._validation = Validation(batch.endpoint, models=setting.models, count=setting.count, most=setting.most)
+        self._validated = validation is not None
+        self._validation = validation or setting.validation(batch.endpoint)
 
     async def run(self) -> None:
         """Take every step in turn; a cancellation of the scope around it leaves what was done so far."""
@@ -124,12 +143,8 @@ class Course:
         self._setting.account.advance(self._batch, status, now)
 
     async def _validate(self) -> None:
-        pause = Pause()
-        for line in _lines(self._read, self._size):
-            self._validation.read(line)
-            if pause.due():
-                await pause.take()
-        self._validation.finish()
+        if not self._validated:
+            await _read_into(self._validation, self._read, self._size)
         self._done = bytearray(len(self._validation.starts))
 
     async def _run_rows(self) -> None:
@@ -205,6 +220,15 @@ class Pause:
         """Give way once and begin the next slice."""
         await anyio.lowlevel.checkpoint()
         self._until = time.perf_counter() + SLICE
+
+
+async def _read_into(validation: Validation, read: Read, size: int) -> None:
+    pause = Pause()
+    for line in _lines(read, size):
+        validation.read(line)
+        if pause.due():
+            await pause.take()
+    validation.finish()
 
 
 def _lines(read: Read, size: int) -> Iterator[bytes]:

@@ -2,12 +2,11 @@
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import anyio
 import uvicorn
@@ -15,17 +14,18 @@ from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
 from .account import Account, Batch
-from .answers import Answering, echo
+from .answers import Answering, echo, echo_counted
 from .books import Books, Notes
-from .course import Setting, run_batch
+from .clock import Clock
+from .course import RefuseAt, Setting, run_batch
 from .door import Door
 from .faults import Dice, Faults
-from .ledger import Ledger, OtherTokens
+from .ledger import Ledger, OtherTokens, RoomMessage
 from .pace import Pace
 from .server import Server
 from .store import Store
 from .upstream import Upstream
-from .validation import Count
+from .validation import Count, Validation
 
 ORGANIZATION = "org-emulated"
 AT_ONCE = Pace()
@@ -40,9 +40,13 @@ class Emulator:
 
     `answer` gives the answers, unless `upstream`, the URL of an OpenAI-compatible server ending in /v1, does, with
     `upstream_key`; `upstream_concurrency` bounds the answers under way in each batch when they are awaited.
-    `enqueued_tokens` are limits by model, "*" for all others; `count` gives the prompt tokens of a body, None for a
-    quarter of its bytes; `other_tokens` are those that others have queued; `release_after` is in seconds.
-    `api_key` None takes any key; `models` None supports any model; `max_requests` is a batch's.
+    `enqueued_tokens` are limits by model, "*" for all others; `count` gives the prompt tokens of a body, which the
+    usage of `echo` then says too, None for a quarter of its bytes; `other_tokens` are those that others have queued,
+    by model or from a callable asked at each admission with the model and the emulator's clock, in seconds since the
+    epoch; `release_after` is in seconds. A batch for which there is no room fails at its "validation", or
+    `refuse_at` its "creation" with a 429; `room_message` words that from the model and its limit.
+    `usage` False leaves the usage out of the batch objects. `api_key` None takes any key; `models` None supports any
+    model; `max_requests` is a batch's.
     Raises ValueError for what makes no sense, and OSError on entering where the port cannot be had.
     """
 
@@ -60,6 +64,9 @@ class Emulator:
         count: Count | None = None,
         other_tokens: OtherTokens | None = None,
         release_after: float = 0.0,
+        refuse_at: RefuseAt = "validation",
+        room_message: RoomMessage | None = None,
+        usage: bool = True,
         faults: Faults = NO_FAULTS,
         api_key: str | None = None,
         models: Collection[str] | None = None,
@@ -68,13 +75,21 @@ class Emulator:
         max_body_bytes: int = 64_000_000,
         seed: int = 0,
     ) -> None:
-        _check(port, upstream, answer, upstream_concurrency, enqueued_tokens, release_after)
+        _check(port, upstream, answer, upstream_concurrency)
+        _check_queue(enqueued_tokens or {}, release_after, refuse_at)
         _check_sizes(max_requests=max_requests, max_file_bytes=max_file_bytes, max_body_bytes=max_body_bytes)
         self._host = host
         self._port = port
         self._upstream = None if upstream is None else partial(Upstream, upstream, upstream_key)
-        ledger = Ledger(enqueued_tokens, others=other_tokens, release_after=release_after, organization=ORGANIZATION)
-        self._account = Account(ledger, window=pace.window, organization=ORGANIZATION, seed=seed)
+        ledger = Ledger(
+            enqueued_tokens,
+            others=other_tokens,
+            release_after=release_after,
+            organization=ORGANIZATION,
+            message=room_message,
+        )
+        self._account = Account(ledger, window=pace.window, organization=ORGANIZATION, seed=seed, usage=usage)
+        self._clock = Clock()
         self._notes = Notes()
         self._store = Store()
         self._setting = Setting(
@@ -82,18 +97,18 @@ class Emulator:
             store=self._store,
             notes=self._notes,
             pace=pace,
-            answer=answer,
+            answer=echo_counted(count) if answer is echo and count is not None else answer,
             concurrency=upstream_concurrency,
             clock=self._clock,
             count=count,
             models=None if models is None else frozenset(models),
             most=max_requests,
             seed=seed,
+            refuse_at=refuse_at,
         )
         server = Server(self._account, self._setting, self._start, max_file_bytes, max_body_bytes)
         self.app: ASGIApp = Door(server.app(), self._notes, Dice(faults, seed), api_key)
         self._group: TaskGroup | None = None
-        self._epoch = 0.0
         self._used = False
         self._thread: _Thread | None = None
 
@@ -105,7 +120,12 @@ class Emulator:
 
     def books(self) -> Books:
         """Give what was run, called, billed and left so far; from any thread, and after the end too."""
-        return self._notes.close(self._account)
+        return self._notes.close(self._account, self._clock())
+
+    def set_limit(self, model: str, tokens: int) -> None:
+        """Change the enqueued-token limit of a model, or of "*", from now on; from any thread."""
+        _check_limit(tokens)
+        self._account.ledger.set_limit(model, tokens, self._clock())
 
     def inline(self) -> "Inline":
         """Give an async context manager that runs the batches in the current event loop, on its clock."""
@@ -153,18 +173,16 @@ class Emulator:
     async def open(self, stack: AsyncExitStack, group: TaskGroup) -> None:
         """Begin to run batches in a task group, until the stack is closed."""
         stack.callback(self._store.close)
-        self._epoch = time.time() - anyio.current_time()
+        self._clock.start()
+        stack.callback(self._clock.stop)
         self._group = group
         if self._upstream is not None:
             self._setting.answer = await stack.enter_async_context(self._upstream())
 
-    def _clock(self) -> float:
-        return self._epoch + anyio.current_time()
-
-    def _start(self, batch: Batch) -> None:
+    def _start(self, batch: Batch, validation: Validation | None) -> None:
         if self._group is None:
             raise RuntimeError("the emulator does not run: enter it first")
-        self._group.start_soon(run_batch, batch, self._setting)
+        self._group.start_soon(run_batch, batch, self._setting, validation)
 
 
 class Inline(AbstractAsyncContextManager[Emulator]):
@@ -283,14 +301,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _check(
-    port: int,
-    upstream: str | None,
-    answer: Answering,
-    concurrency: int,
-    limits: Mapping[str, int] | None,
-    release_after: float,
-) -> None:
+def _check(port: int, upstream: str | None, answer: Answering, concurrency: int) -> None:
     if not 0 <= port <= 65_535:
         raise ValueError(f"port is 0 to 65535, not {port}")
     if upstream is not None and answer is not echo:
@@ -301,10 +312,20 @@ def _check(
         raise ValueError(f"upstream_concurrency is 1 or more, not {concurrency}")
     if not callable(answer):
         raise ValueError("answer is a callable that takes an endpoint and a body")
-    if any(limit < 0 for limit in (limits or {}).values()):
-        raise ValueError("an enqueued-token limit is 0 or more")
+
+
+def _check_queue(limits: Mapping[str, int], release_after: float, refuse_at: RefuseAt) -> None:
+    for limit in limits.values():
+        _check_limit(limit)
     if release_after < 0:
         raise ValueError(f"release_after is a number of seconds, 0 or more, not {release_after}")
+    if refuse_at not in get_args(RefuseAt):
+        raise ValueError(f"refuse_at is 'validation' or 'creation', not {refuse_at!r}")
+
+
+def _check_limit(limit: int) -> None:
+    if limit < 0:
+        raise ValueError(f"an enqueued-token limit is 0 or more, not {limit}")
 
 
 def _check_sizes(**sizes: Any) -> None:

@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from .account import Account, Batch, File, check_expiry
-from .course import Setting
+from .account import Account, Batch, File, check_create, check_expiry
+from .course import Setting, validate
 from .door import refusal
 from .multipart import Form, read_form
 from .refusals import Refused, bad_type, bad_value, missing, out_of_range
-from .validation import ENDPOINTS
+from .validation import ENDPOINTS, Validation
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
 FIRST_LINE = 1_000_000
@@ -32,11 +32,11 @@ class Described(Protocol):
 
 @dataclass
 class Server:
-    """Answer requests from an account; `start` is called with each batch that was created."""
+    """Answer requests from an account; `start` is called with each batch created, and its file's validation if done."""
 
     account: Account
     setting: Setting
-    start: Callable[[Batch], None]
+    start: Callable[[Batch, Validation | None], None]
     max_file_bytes: int
     max_body_bytes: int
 
@@ -108,9 +108,14 @@ class Server:
         return StreamingResponse(blocks(), media_type="application/octet-stream", headers=headers)
 
     async def create(self, request: Request) -> Response:
-        """Create a batch; its content is judged later."""
-        batch = self.account.create(await self._body(request), self._now)
-        self.start(batch)
+        """Create a batch; its content is judged later, but for its tokens where those are refused at creation."""
+        body = await self._body(request)
+        validation = None
+        if self.setting.refuse_at == "creation":
+            check_create(body)
+            validation = await validate(body["input_file_id"], body["endpoint"], self.setting)
+        batch = self.account.create(body, self._now, validation)
+        self.start(batch, validation)
         return _json(batch.describe())
 
     async def list_batches(self, request: Request) -> Response:

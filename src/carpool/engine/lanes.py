@@ -1,0 +1,265 @@
+"""All lanes and their queues: what is packed when, and which batch finds room."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+from ..config import Timing
+from ..models import Failure, FileLimits, Lane, Load, Queue, Run
+from .agenda import Agenda
+from .cadence import Pace
+from .commands import Command, Count, Discard, Fail, Record
+from .events import Abandoned, Accepted, Counted, Limited, Packed, Returned, Uncountable
+from .lane import LaneState, Measure, Plan, Wait
+from .ledger import Ledger
+from .packing import larger, sum_loads
+from .segments import Segments
+
+Name: TypeAlias = Lane | Queue | str  # on the agenda: a lane, a queue, or a batch's key
+
+_COUNT_AGAIN = 60.0  # seconds for which a queue is estimated after counting was out of reach
+
+
+class Lanes:
+    """Decide what is packed, and let batches into their queues; `agenda` is told when to look again."""
+
+    def __init__(self, timing: Timing, limits: FileLimits, agenda: Agenda[Name]) -> None:
+        self._timing = timing
+        self._limits = limits
+        self._agenda = agenda
+        self._lanes: dict[Lane, LaneState] = {}
+        self._ledgers: dict[Queue, Ledger] = {}
+        self._countable_from: dict[Queue, float] = {}
+        self._segments = Segments()
+        self._pace = Pace(limits.creations_per_hour)
+        self._packed_count = 0
+        self._decided = Counter[Queue]()  # packings that are being recorded
+        self._returning: set[str] = set()  # batches whose return to their lane is being recorded
+        self.leaving = False
+
+    def __getitem__(self, lane: Lane) -> LaneState:
+        state = self._lanes.get(lane)
+        if state is None:
+            state = self._lanes[lane] = LaneState(self._limits, self.ledger(lane.queue))
+        return state
+
+    def items(self) -> Iterable[tuple[Lane, LaneState]]:
+        """Give all lanes."""
+        return self._lanes.items()
+
+    def ledger(self, queue: Queue) -> Ledger:
+        """Give the ledger of a queue."""
+        ledger = self._ledgers.get(queue)
+        if ledger is None:
+            ledger = self._ledgers[queue] = Ledger(self._timing.poll_max / 2)
+        return ledger
+
+    def _of(self, queue: Queue) -> Iterator[Lane]:
+        return (lane for lane in self._lanes if lane.queue == queue)
+
+    # --- collecting
+
+    def accepted(self, event: Accepted, now: float) -> list[Command]:
+        """Let rows join a lane; those that might be above the whole limit are counted at once."""
+        lane, run = event.lane, event.run
+        state = self[lane]
+        state.add(run, now, rich=event.rich)
+        commands: list[Command] = [*map(Discard, self._segments.add(lane, run))]
+        limit = state.ledger.limit.tokens
+        if limit is not None and (large := tuple(larger(run, limit))):
+            countable = self._countable(lane.queue, now)
+            commands += [self._count(lane, large)] if countable else self._refuse_heavy(lane)
+        return commands + self.consider(lane, now)
+
+    def abandoned(self, event: Abandoned, now: float) -> list[Command]:
+        """Drop rows that nobody awaits."""
+        commands: list[Command] = []
+        for lane, state in self._lanes.items():
+            dropped = state.waiting.drop(event.rows.difference(*(run.rows for run in state.packing)))
+            if dropped:
+                commands += self.settled(dropped)
+                commands += self.consider(lane, now)
+        return commands
+
+    def flush(self, now: float) -> list[Command]:
+        """Pack what waits without lingering."""
+        commands: list[Command] = []
+        for lane, state in self._lanes.items():
+            state.flushing = state.waiting.rows > 0
+            commands += self.consider(lane, now)
+        return commands
+
+    def settled(self, runs: Iterable[Run]) -> list[Command]:
+        """Give up the segments that nobody needs once these rows are settled."""
+        return [*map(Discard, self._segments.release(runs))]
+
+    # --- limits and counts
+
+    def limited(self, event: Limited, now: float) -> list[Command]:
+        """Take what the user or the table says of a queue's limit."""
+        self.ledger(event.queue).learn(event.tokens, event.source, now)
+        return self.measure_up(event.queue, now)
+
+    def counted(self, event: Counted) -> list[Command]:
+        """Take the tokens of rows that were counted."""
+        state = self[event.lane]
+        state.counting = max(0, state.counting - 1)
+        self._countable_from.pop(event.lane.queue, None)
+        load = sum_loads(event.runs)
+        state.ledger.scale.sample(load.tokens, sum(run.size for run in event.runs))
+        state.waiting.note_tokens(event.runs)
+        return self._refuse_heavy(event.lane)
+
+    def uncountable(self, event: Uncountable, now: float) -> list[Command]:
+        """Estimate for a while: counting is out of reach."""
+        state = self[event.lane]
+        state.counting = max(0, state.counting - 1)
+        state.ledger.scale.blind = True
+        self._countable_from[event.lane.queue] = now + _COUNT_AGAIN
+        return self._refuse_heavy(event.lane)
+
+    def measure_up(self, queue: Queue, now: float) -> list[Command]:
+        """Look, when a limit is heard of, for rows that are above it: they are refused, once they are counted."""
+        commands: list[Command] = []
+        limit = self.ledger(queue).limit.tokens
+        if limit is None:
+            return []
+        for lane in self._of(queue):
+            large = self._lanes[lane].waiting.larger(limit)
+            if large and self._countable(queue, now):
+                commands.append(self._count(lane, large))
+            commands += self._refuse_heavy(lane)
+        return commands
+
+    def _count(self, lane: Lane, runs: tuple[Run, ...]) -> Count:
+        self._lanes[lane].counting += 1
+        return Count(lane, runs)
+
+    def _countable(self, queue: Queue, now: float) -> bool:
+        return now >= self._countable_from.get(queue, 0.0)
+
+    def _refuse_heavy(self, lane: Lane) -> list[Command]:
+        """Fail the rows that are above the whole limit: they would never find room."""
+        state = self._lanes[lane]
+        ledger = state.ledger
+        limit, source, _ = ledger.limit
+        failures: dict[int, Failure] = {}
+        if limit is not None:
+            heavy = state.waiting.heavier(limit)
+            failures = {row: _above(f"{tokens:,}", limit, lane.model, source) for row, tokens in heavy.items()}
+        if ledger.user is not None and ledger.scale.blind:  # nothing above it is tried: what cannot be counted ends
+            guessed = state.waiting.guessed(ledger.user, ledger.scale.likely_per_byte)
+            failures |= {
+                row: _above(f"about {tokens:,}", ledger.user, lane.model, "user") for row, tokens in guessed.items()
+            }
+        failures = {row: failures[row] for row in failures.keys() - {row for run in state.packing for row in run.rows}}
+        failed: list[Command] = [Fail(None, (row,), failures[row]) for row in sorted(failures)]
+        return failed + self.settled(state.waiting.drop(failures))
+
+    # --- packing
+
+    def consider(self, lane: Lane, now: float) -> list[Command]:
+        """Pack what is due, or note when it will be: later while there is no room, or creations are scarce."""
+        state = self._lanes[lane]
+        state.flushing = state.flushing and state.waiting.rows > 0
+        plan: Plan = Wait(math.inf)
+        if not self.leaving:
+            ready_at = self._pace.ready_at(now, self._decided.total())
+            first = not state.ledger.line and not self._decided[lane.queue]
+            plan = state.plan(self._timing, now, ready_at, first=first, countable=self._countable(lane.queue, now))
+        self._agenda.drop(lane)
+        if isinstance(plan, Wait):
+            if plan.until < math.inf:
+                self._agenda.set(lane, plan.until, state.since)
+            return []
+        if isinstance(plan, Measure):
+            return [self._count(lane, plan.runs)]
+        state.packing = plan.runs
+        self._decided[lane.queue] += 1
+        self._packed_count += 1
+        return [Record(Packed(self._packed_count, lane, plan.runs))]
+
+    def packed(self, event: Packed, key: str, load: Load, now: float) -> None:
+        """Take packed rows out of their lane; their batch stands in line for room."""
+        state = self[event.lane]
+        if state.packing:
+            state.packing = ()
+            self._decided[event.lane.queue] -= 1
+        state.waiting.take(event.runs)
+        state.batches.add(key)
+        self._packed_count = max(self._packed_count, event.number)
+        self._pace.take(now)
+        state.ledger.line[key] = load
+        state.ahead = key
+
+    def put_back(self, lane: Lane, runs: Sequence[Run]) -> None:
+        """Let rows that are in no batch any more wait again, without lingering."""
+        state = self._lanes[lane]
+        state.waiting.put_back(runs)
+        state.flushing = True
+
+    def repeated(self, now: float) -> None:
+        """Count a creation that is repeated."""
+        self._pace.take(now)
+
+    # --- room
+
+    def let_in(self, queue: Queue, now: float) -> list[str]:
+        """Reserve room for the batches that stand in line, as far as it goes, and name them."""
+        ledger = self.ledger(queue)
+        let_in: list[str] = []
+        while ledger.line and not self.leaving:
+            key, load = next(iter(ledger.line.items()))
+            if key in self._returning or not ledger.fits(load, now):
+                break
+            ledger.reserve(key, load, now)
+            let_in.append(key)
+        for lane in self._of(queue):
+            if self._lanes[lane].ahead in let_in:
+                self._lanes[lane].ahead = None
+        wake = ledger.wake(now) if ledger.line and not self.leaving else math.inf
+        if wake < math.inf:
+            self._agenda.set(queue, wake)
+        else:
+            self._agenda.drop(queue)
+        return let_in
+
+    def forbidden(self, queue: Queue) -> list[Command]:
+        """Take back the batch that is next in line, where it has come to be above what the user allows."""
+        ledger = self.ledger(queue)
+        return self.take_back([key for key, load in [*ledger.line.items()][:1] if ledger.forbids(load)])
+
+    def take_back(self, keys: Iterable[str]) -> list[Command]:
+        """Let batches that stand in line give their rows back; none of them is let in meanwhile."""
+        new = [key for key in keys if key not in self._returning]
+        self._returning.update(new)
+        return [Record(Returned(key)) for key in new]
+
+    def consider_all(self, queue: Queue, now: float) -> list[Command]:
+        """Say what the lanes of a queue are to do."""
+        return [command for lane in self._of(queue) for command in self.consider(lane, now)]
+
+    def created(self, lane: Lane, key: str, load: Load, now: float) -> None:
+        """Hold room for a batch that was created, whatever there is."""
+        state = self._lanes[lane]
+        state.ledger.create(key, load, now)
+        if state.ahead == key:
+            state.ahead = None
+
+    def drop(self, lane: Lane, key: str, now: float) -> None:
+        """Forget a batch."""
+        self._returning.discard(key)
+        state = self._lanes[lane]
+        state.batches.discard(key)
+        state.ledger.forget(key, now)
+        if state.ahead == key:
+            state.ahead = None
+
+
+def _above(tokens: str, limit: int, model: str, source: str) -> Failure:
+    return Failure(
+        "full",
+        f"The request has {tokens} prompt tokens, and no more than {limit:,} may be enqueued for {model} ({source} "
+        "limit). Shorten it, or use another model.",
+    )

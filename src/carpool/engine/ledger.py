@@ -1,0 +1,319 @@
+"""The enqueued tokens of one queue: what is reserved, where the limit lies, and what finds room.
+
+A refusal teaches (contracts A6): it states the limit. When it comes though there is room by our own count, then tokens
+of batches that just ended are released late, or others queue on the same account, or the provider counts otherwise than
+we do. The first shows in the moment (see `lateness`). The other two are not told apart: what is in the queue at the
+moment is what fits, the ceiling, and more is tried after a while.
+"""
+
+import math
+from typing import Literal, NamedTuple, TypeAlias
+
+from ..models import Load
+from .lateness import Lateness
+from .scale import Scale
+
+Source: TypeAlias = Literal["user", "learned", "table", "unknown"]
+
+HEADROOM = 0.95  # of the limit: counts differ a little
+_HEADROOM_MOST, _HEADROOM_STEP = 0.99, 0.01  # what it grows to, report by report, while counts do not differ
+_ALIKE = 0.01  # the share by which a count may differ and count as the same
+SHARES = 8  # batches that fill a queue together: what one gives back is used while the others run
+_STALE = 72_000.0  # seconds: a limit that is 20 hours old is tried once, so that a raised tier is found within a day
+_UNHEARD = 600.0  # seconds: a batch that validates for so long no longer keeps others back
+_SURE = 0.85  # of the tokens seen in the queue together: some of them may have ended unseen before the rest came
+_STUCK = 3  # refusals in a row of batches that are alone
+_TURN_WEIGHT = 0.3  # of the newest batch in the average of how long one takes
+
+
+class Limit(NamedTuple):
+    """Say how many tokens may be enqueued, None when nobody has said, who said so, and when it was heard."""
+
+    tokens: int | None
+    source: Source
+    at: float
+
+
+class _Held(NamedTuple):
+    load: Load
+    created_at: float | None = None
+
+
+class Ledger:
+    """Keep the reservations of one queue within its limit; `pause` is the shortest back-off, in seconds."""
+
+    def __init__(self, pause: float) -> None:
+        self.scale = Scale()
+        self.line: dict[str, Load] = {}  # batches that wait for room, first come first served
+        self.headroom = HEADROOM
+        self.refusals = 0
+        self._pause = pause
+        self.user: int | None = None
+        self._told = self._former = Limit(None, "unknown", 0.0)  # by the provider, or the table
+        self._held: dict[str, _Held] = {}
+        self.load = Load(0, 0)  # what is reserved
+        self._admitted: set[str] = set()
+        self._lateness = Lateness()
+        self._step = _HEADROOM_STEP
+        self._proven = 0  # tokens, by our count, that were in the queue together
+        self._ceiling: Load | None = None  # what fits, though the limit says more
+        self._tries = 0  # in vain, to rise above the ceiling
+        self._retry_at = 0.0
+        self._probe: str | None = None  # the batch that tries whether there is more room than we think
+        self._turn = 2 * pause  # seconds that a batch takes, a guess until one has ended
+        self.most_rows: int | None = None  # of a batch, while even one that is alone is refused
+        self._trusted = math.inf  # batches that may validate together: after a refusal one, then one more by admission
+        self._rests = 0
+        self._resting_until = 0.0
+        self._at = 0.0
+        self._busy_time = 0.0  # seconds in which anything was reserved
+        self._used_time = 0.0  # and these weighed by the share of the limit
+
+    # --- the limit
+
+    def learn(self, tokens: int | None, source: Source, now: float) -> None:
+        """Take a limit: the user's own, or what the provider or the table says."""
+        if source == "user":
+            self.user = tokens
+            self.scale.most = math.inf  # it is kept by the provider's count, as far as that is known
+        elif source == "learned" or self._told.source != "learned":
+            self._told = Limit(tokens, source, now)
+
+    @property
+    def limit(self) -> Limit:
+        """Give the limit in force: the user's number, or what was learned or else the table says if that is less."""
+        told = self._told
+        if self.user is not None and (told.tokens is None or self.user <= told.tokens):
+            return Limit(self.user, "user", 0.0)
+        return told
+
+    @property
+    def cap(self) -> float:
+        """Give the tokens that may be reserved together, `math.inf` while no limit is known."""
+        return self._most if self._ceiling is None else min(self._most, self.scale.weigh(self._ceiling))
+
+    @property
+    def _most(self) -> float:
+        tokens = self.limit.tokens
+        return math.inf if tokens is None else self.headroom * tokens
+
+    @property
+    def share(self) -> float:
+        """Give the tokens of one batch when more waits than finds room."""
+        return self.cap / SHARES if self._most == math.inf else min(self._most / SHARES, self.cap)
+
+    # --- room
+
+    @property
+    def enqueued(self) -> float:
+        """Give the tokens reserved."""
+        return self.scale.weigh(self.load)
+
+    def room(self, now: float) -> float:
+        """Give the tokens that may still be reserved."""
+        return self.cap - self.enqueued - self._lateness.held(now)
+
+    def fits(self, load: Load, now: float) -> bool:
+        """Tell whether a batch may be created now."""
+        if now < self._resting_until or len(self._unheard(now)) >= self._together:
+            return False
+        if self.cap == math.inf:
+            return True
+        weight = self.scale.weigh(load)
+        if weight <= self.room(now):
+            return True
+        if not self._held and not self._lateness.held(now):
+            return not self.forbids(load)  # a batch that is alone is the provider's to judge
+        return self._probe is None and self._may_probe(self.cap - self.room(now) + weight, now)
+
+    def forbids(self, load: Load) -> bool:
+        """Tell whether a batch is above the user's own number, which is never exceeded."""
+        return self.user is not None and load.tokens + load.size * self.scale.likely_per_byte > self.user
+
+    @property
+    def _together(self) -> float:
+        """Give how many may validate together: one while nobody knows what fits, or even one alone is refused."""
+        return 1 if self.cap == math.inf or self._rests else self._trusted
+
+    def _unheard(self, now: float) -> list[float]:
+        """Give until when those are waited for that are not admitted yet; without end before they are created."""
+        validating = (held.created_at for key, held in self._held.items() if key not in self._admitted)
+        return [until for at in validating if (until := math.inf if at is None else at + _UNHEARD) > now]
+
+    def _may_probe(self, level: float, now: float) -> bool:
+        """Tell whether it is time to try a level above the cap: above the ceiling, or above a limit that is stale."""
+        if self._ceiling is not None and level <= self._most:
+            return now >= self._retry_at
+        return now >= self._stale_at and (self.user is None or level <= self.headroom * self.user)
+
+    @property
+    def _stale_at(self) -> float:
+        return math.inf if self.limit.source in ("user", "unknown") else self._told.at + _STALE
+
+    def wake(self, now: float) -> float:
+        """Give the time at which there may be room though nothing happens, `math.inf` when there is none."""
+        times = [self._resting_until, self._stale_at, self._lateness.wake(now)]
+        if self._ceiling is not None:
+            times.append(self._retry_at)
+        if len(self._unheard(now)) >= self._together:
+            times += self._unheard(now)
+        return min((at for at in times if at > now), default=math.inf)
+
+    def split(self, rows: int) -> None:
+        """Let smaller batches go, where one that was alone is refused again and again: one request may be too large."""
+        if self._rests >= _STUCK:
+            self.most_rows = max(1, rows // 2)
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing is reserved."""
+        return not self._held
+
+    # --- the course of a batch
+
+    def reserve(self, key: str, load: Load, now: float) -> None:
+        """Hold room for a batch that is about to be created."""
+        self._pass_time(now)
+        self.line.pop(key, None)
+        if key not in self._held:
+            self._held[key] = _Held(load)
+            self.load = self.load.plus(load)
+            if self.room(now) < 0 and len(self._held) > 1:
+                self._probe = key
+
+    def create(self, key: str, load: Load, now: float) -> None:
+        """Note that a batch was created, reserved for or not."""
+        self.reserve(key, load, now)
+        self._held[key] = _Held(load, now)
+
+    def admit(self, key: str, now: float) -> bool:
+        """Note that the provider took a batch into its queue; gives whether that is news."""
+        if key not in self._held or key in self._admitted:
+            return False
+        self._admitted.add(key)
+        self._rests, self.most_rows = 0, None
+        self._trusted = self._trusted + 1 if self._trusted < SHARES else math.inf
+        self._lateness.admit()
+        if key == self._probe:
+            self._probe = None
+            self._rise(now)
+        limit, source, _ = self._told
+        if limit is not None and source == "learned" and not self.load.size:
+            level = sum(self._held[key].load.tokens for key in self._admitted)
+            self._proven = max(self._proven, level)
+            # All that was taken in was below the limit, by the provider's count.
+            self.scale.most = min(self.scale.most, max(1.0, limit / max(1, level)))
+        return True
+
+    def _rise(self, now: float) -> None:
+        """Take note that there is more room than we thought; more yet may be tried at once."""
+        self._tries, self._retry_at = 0, now
+        if self._ceiling is None and self._stale_at <= now:
+            # The stale limit was raised: the next refusal states the new one.
+            self._told, self._former = Limit(None, "unknown", now), self._told
+        elif self._ceiling is None or self.enqueued + self.share > self._most:
+            self._ceiling = None
+        else:
+            # Towards a limit that nobody states, one goes in doubling steps.
+            fits = Load(2 * self.load.tokens, 2 * self.load.size) if self._most == math.inf else self.load
+            self._ceiling = max(self._ceiling, fits, key=self.scale.weigh)
+
+    def release(self, key: str, now: float) -> None:
+        """Give back the room of a batch that has ended at the provider."""
+        held = self._held.get(key)
+        if held is not None:
+            self.admit(key, now)
+            if held.created_at is not None:
+                self._turn += _TURN_WEIGHT * (now - held.created_at - self._turn)
+            self._lateness.end(self.scale.weigh(held.load), now, self._turn)
+            self.forget(key, now)
+            self._resting_until = 0.0
+
+    def forget(self, key: str, now: float) -> None:
+        """Give back the room of a batch that never came into the provider's queue."""
+        self._pass_time(now)
+        self.line.pop(key, None)
+        held = self._held.pop(key, None)
+        if held is not None:
+            self.load = self.load.plus(held.load, -1)
+            self._admitted.discard(key)
+        if key == self._probe:
+            self._probe = None
+
+    def report(self, load: Load, input_tokens: int, now: float) -> None:
+        """Learn from a finished batch how the provider counts, and how well that was known; 0 tokens tell nothing."""
+        if input_tokens and load.tokens and not load.size:
+            alike = abs(self.scale.weigh(load) / input_tokens - 1) <= _ALIKE
+            grown = self.headroom + (self._step if alike else -_HEADROOM_STEP)
+            self.headroom = min(max(grown, HEADROOM), _HEADROOM_MOST)
+        first = not self.scale.reported
+        self.scale.report(load, input_tokens)
+        if first and self.scale.reported:
+            self._retry_at = min(self._retry_at, now + self._turn)
+
+    # --- refusals
+
+    def refuse(self, key: str, stated: int | None, now: float, jitter: float) -> None:
+        """Learn from a refusal for lack of room, and decide when to try again; `jitter` lies in [0, 1)."""
+        held = self._held.get(key, _Held(Load(1, 0)))
+        tried_more = key == self._probe
+        self.forget(key, now)
+        self.refusals += 1
+        before = self.limit.tokens
+        if stated is not None:
+            self._proven = self._proven if stated == self._told.tokens else 0
+            self._told = Limit(stated, "learned", now)
+        else:
+            self._told = (self._told if self._told.tokens is not None else self._former)._replace(at=now)
+        if self.scale.weigh(held.load) <= self._most - self.enqueued - self._lateness.held(now):
+            self._refused_despite_room(held, now, tried_more=tried_more)
+        self._trusted = 1
+        if not self._held and self.limit.tokens == before:
+            self._rest(now, jitter)
+
+    def _refused_despite_room(self, held: _Held, now: float, *, tried_more: bool) -> None:
+        self.scale.most = math.inf
+        level = self.load.tokens + held.load.tokens
+        if self.scale.per_token < 1 and level and self._most < math.inf:
+            self.scale.least = min(1.0, self._most / level)
+        if self.headroom > HEADROOM:
+            self.headroom, self._step = HEADROOM, self._step / 10
+        self._tries += tried_more
+        missing = self._most - self.enqueued - self._lateness.held(now) - self.scale.weigh(held.load)
+        late = self._ceiling is None and self._lateness.blame(missing, held.created_at or now, now, self._turn)
+        if not late:
+            self._lower(held.load, now)
+
+    def _lower(self, load: Load, now: float) -> None:
+        """Take what is in the queue for all that fits, and try more after a while; later when that was in vain.
+
+        Where nothing is, and no more than a share was refused, others fill the queue: that tells nothing of what fits.
+        """
+        if not self._held and self.scale.weigh(load) <= self._most / SHARES < math.inf:
+            return
+        half = Load((self.load.tokens + load.tokens + 1) // 2, (self.load.size + load.size + 1) // 2)
+        self._ceiling = max(self.load, half, key=self.scale.weigh)
+        # Where reports correct the count, or as much was taken in before, others are in the queue, who come and go;
+        # otherwise it may be the count, which stays.
+        level = self.load.tokens + load.tokens
+        first, later = (1, 2.5) if self.scale.reported or level <= _SURE * self._proven else (4, 16)
+        self._retry_at = now + self._turn * (later if self._tries else first)
+
+    def _rest(self, now: float, jitter: float) -> None:
+        """Back off: nothing of ours is in the queue whose end could make room."""
+        self._rests = min(self._rests + 1, 5)
+        self._resting_until = now + self._pause * min(2**self._rests, 20) * (0.5 + jitter / 2)
+
+    # --- figures
+
+    def _pass_time(self, now: float) -> None:
+        tokens = self.limit.tokens
+        if self._held and tokens:
+            self._used_time += min(1.0, self.enqueued / tokens) * (now - self._at)
+            self._busy_time += now - self._at
+        self._at = now
+
+    @property
+    def utilisation(self) -> float | None:
+        """Give the mean of what was reserved as a share of the limit, while anything was; None without a limit."""
+        return self._used_time / self._busy_time if self._busy_time else None

@@ -1,0 +1,261 @@
+"""What OpenAI's replies say, in any form seen (contracts A4, A6, D1)."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeGuard
+
+import msgspec
+
+from ..models import BatchProblem, BatchStatus, CallFailed, Failure, NoRoom, Reply, Row
+from . import jsonl
+
+KEY = "carpool"  # the name in a batch's metadata under which the client key stands
+TOKENS = "carpool_tokens"  # and the name under which the tokens stand that it is expected to weigh
+_ENDS = frozenset({"failed", "completed", "expired", "cancelled"})
+_SPELLED = {"canceled": "cancelled", "canceling": "cancelling"}
+_MISSING_FILE = re.compile("cannot find file|not find.*file|no such file", re.IGNORECASE)
+_NO_ROOM = re.compile("enqueued token", re.IGNORECASE)
+# "Limit: 2,000,000 enqueued tokens" (contracts A6), "the configured limit of 30K for the deployment" (D1).
+# What else may follow a number makes it another: a limit that is read too small would fail every request.
+_LIMIT = re.compile(
+    r"\blimit(?: of|:)\s*((?:\d{1,3}(?:[,_]\d{3})+|\d{1,24})(?:\.\d+)?)\s*([KMB])?"
+    r"(?=\s+(?:enqueued\s+)?tokens\b|\s+for\b|\.?\s*$|\.\s+[A-Z])",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(r"limit reached for (\S+) in\b|\bfor the deployment '([^']+)'", re.IGNORECASE)
+_TIMES = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
+_FAR = 1e11  # seconds since the epoch, some 3,000 years: a larger number is no stamp
+_UNCERTAIN = frozenset({0, 408, 409})  # besides 5xx: the call may have done its work
+
+
+class Listed(msgspec.Struct, frozen=True, gc=False):
+    """Tell of a batch on the account, whoever made it; stamps are in seconds since the epoch, None where not given.
+
+    `tokens` is what carpool expected it to weigh when it made it, None for batches of others. `model` is None while the
+    provider does not name it; of a batch that found no room it is the one that the refusal names.
+    """
+
+    status: BatchStatus
+    endpoint: str | None = None
+    model: str | None = None
+    tokens: int | None = None
+    created_at: float | None = None
+    in_progress_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Tell whether it still counts in the queue; a status that nobody knows is no end (contracts A5)."""
+        return self.status.status not in _ENDS
+
+
+class _Tokens(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    input_tokens: int | None = None
+
+
+class _Billed(msgspec.Struct, gc=False):
+    usage: _Tokens | None = None
+
+
+_billed = msgspec.json.Decoder(_Billed)
+
+
+def _decode(reply: Reply) -> dict[str, Any]:
+    """Give the object in a reply; `CallFailed` when there is none."""
+    if not 200 <= reply.status < 300:
+        raise CallFailed(refusal(reply))
+    try:
+        content = msgspec.json.decode(reply.body)
+    except (msgspec.DecodeError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        # A proxy's page, or half a reply: whatever was asked may have been done.
+        raise CallFailed(Failure("lost", f"a reply that is no JSON object: {_excerpt(reply.body)}", reply.status))
+    return content
+
+
+def refusal(reply: Reply) -> Failure:
+    """Say what a reply other than 2xx means."""
+    status = reply.status
+    code, message = _described(reply.body)
+    message = message or _excerpt(reply.body) or f"HTTP {status}"
+    if code == "token_limit_exceeded" or _NO_ROOM.search(message):
+        return Failure("full", message, status, code, stated_limit(message))
+    if status in _UNCERTAIN or status >= 500:
+        return Failure("lost", message, status or None, code)
+    if status in (401, 403):
+        return Failure("auth", message, status, code)
+    if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
+        return Failure("busy", message, status, code)
+    if status == 404 or (status == 400 and _MISSING_FILE.search(message)):
+        return Failure("gone", message, status, code)
+    return Failure("rejected", message, status, code)
+
+
+def stated_limit(message: str) -> int | None:
+    """Read the enqueued-token limit out of a refusal, in any wording seen, with or without separators."""
+    found = _LIMIT.search(message)
+    if found is None:
+        return None
+    number, unit = found.groups("")
+    return round(float(number.replace(",", "").replace("_", "")) * _TIMES[unit.upper()])
+
+
+def _described(body: bytes) -> tuple[str | None, str]:
+    try:
+        code, message = jsonl.describe(msgspec.json.decode(body))
+    except (msgspec.DecodeError, RecursionError):
+        return None, ""
+    return code or None, message
+
+
+def _excerpt(body: bytes) -> str:
+    text = body[:300].decode(errors="replace").strip()
+    return text + "..." if len(body) > 300 else text
+
+
+def id_of(reply: Reply) -> str:
+    """Give the id of the object in a reply."""
+    content = _decode(reply)
+    if not isinstance(content.get("id"), str):
+        raise CallFailed(Failure("lost", f"a reply without an id: {_excerpt(reply.body)}", reply.status))
+    return str(content["id"])
+
+
+def _entries(reply: Reply) -> list[dict[str, Any]]:
+    found = _decode(reply).get("data")
+    return [entry for entry in _list(found) if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+def files(reply: Reply) -> list[dict[str, Any]]:
+    """Give the files of a listing; none where there is no listing: uploading once more costs nothing."""
+    try:
+        return _entries(reply)
+    except CallFailed as exc:
+        if exc.failure.kind == "auth":
+            raise
+        return []
+
+
+def page(reply: Reply) -> tuple[list[BatchStatus], str | None]:
+    """Give the batches of a listing page and the cursor of the next, None behind the last."""
+    found, after = entries(reply)
+    return [_read(entry) for entry in found], after
+
+
+def entries(reply: Reply) -> tuple[list[dict[str, Any]], str | None]:
+    """Give the objects of a listing page and the cursor of the next."""
+    found = _entries(reply)
+    return found, found[-1]["id"] if found and _decode(reply).get("has_more") else None
+
+
+def status(reply: Reply) -> BatchStatus:
+    """Read the batch object in a reply."""
+    content = _decode(reply)
+    id_of(reply)
+    return _read(content)
+
+
+def _read(batch: dict[str, Any]) -> BatchStatus:
+    """Read a batch object, of which anything but `id` may be absent, null or "" (contracts A4)."""
+    counts = _dict(batch.get("request_counts"))
+    spelled = (_text(batch.get("status")) or "unknown").lower()
+    state = _SPELLED.get(spelled, spelled)
+    problems = tuple(_problems(_list(_dict(batch.get("errors")).get("data"))))
+    return BatchStatus(
+        id=batch["id"],
+        key=_text(_dict(batch.get("metadata")).get(KEY)),
+        status=state,
+        input_file_id=_text(batch.get("input_file_id")),
+        output_file_id=_text(batch.get("output_file_id")),
+        error_file_id=_text(batch.get("error_file_id")),
+        answered=_answered(counts),
+        problems=problems,
+        no_room=next(_no_room(problems), None) if state == "failed" else None,
+        succeeded=_number(counts.get("completed")),
+        input_tokens=_number(_dict(batch.get("usage")).get("input_tokens")),
+    )
+
+
+def listed(batch: dict[str, Any]) -> Listed:
+    """Read a batch object of a listing, with what concerns whoever looks at the account."""
+    status = _read(batch)
+    return Listed(
+        status,
+        endpoint=_text(batch.get("endpoint")),
+        model=_text(batch.get("model")) or next(_refused_models(status.problems), None),
+        tokens=_noted(_dict(batch.get("metadata")).get(TOKENS)),
+        created_at=_stamp(batch.get("created_at")),
+        in_progress_at=_stamp(batch.get("in_progress_at")),
+        ended_at=_stamp(batch.get(f"{status.status}_at")) if status.status in _ENDS else None,
+    )
+
+
+def is_before(since: float, batch: Listed) -> bool:
+    """Tell whether a batch was created before a time."""
+    return batch.created_at is not None and batch.created_at < since
+
+
+def _noted(value: Any) -> int | None:
+    """Read the tokens noted at a creation; metadata holds text only, and anybody may write it."""
+    return int(value) or None if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) else None
+
+
+def _stamp(value: Any) -> float | None:
+    return value if type(value) in (int, float) and 0 < value < _FAR else None
+
+
+def _refused_models(problems: Iterable[BatchProblem]) -> Iterator[str]:
+    for problem in problems:
+        if found := _REFUSED.search(problem.message):
+            yield found[1] or found[2]
+
+
+def _no_room(problems: Iterable[BatchProblem]) -> Iterator[NoRoom]:
+    for problem in problems:
+        if problem.code == "token_limit_exceeded" or _NO_ROOM.search(problem.message):
+            yield NoRoom(stated_limit(problem.message))
+
+
+def _number(value: Any) -> int | None:
+    """Give a count; none where 0 stands for not known."""
+    return value if _is_whole(value) and value > 0 else None
+
+
+def _answered(counts: dict[str, Any]) -> int | None:
+    done = [count for count in (counts.get("completed"), counts.get("failed")) if _is_whole(count)]
+    return sum(done) if done else None
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return type(value) is int  # True is an int to isinstance
+
+
+def _problems(errors: list[Any]) -> Iterable[BatchProblem]:
+    for entry in errors:
+        if isinstance(entry, dict):
+            code, message = jsonl.describe(entry)
+            line = entry.get("line")
+            yield BatchProblem(code, message, line if _is_whole(line) else None)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def input_tokens(row: Row) -> int:
+    """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
+    try:
+        usage = _billed.decode(row.body).usage
+    except (msgspec.MsgspecError, RecursionError):
+        return 0
+    return 0 if usage is None else max(0, usage.prompt_tokens or usage.input_tokens or 0)

@@ -1,0 +1,27 @@
+"""The benchmarks of limits in a short form: their bars are kept."""
+
+import pytest
+import vocabulary
+
+from benchmarks import limited, scheduling
+
+
+@pytest.mark.parametrize("scenario", scheduling.SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_engine_keeps_the_bars_of_the_simulation(scenario: scheduling.Scenario) -> None:
+    ratio, figures = scheduling.compare(scenario, 3, policies=("carpool",))["carpool"]
+    assert scheduling.kept(scenario, ratio, figures), (ratio, figures)
+
+
+@pytest.mark.parametrize("policy", ["all at once", "one at a time"])
+def test_the_simple_policies_answer_everything_and_are_worse(policy: str) -> None:
+    quiet = scheduling.SCENARIOS[0]
+    table = scheduling.compare(quiet, 1, policies=("carpool", policy))
+    ours, theirs = table["carpool"], table[policy]
+    assert theirs[1].refusals > ours[1].refusals or theirs[0] > ours[0]
+
+
+def test_an_unknown_limit_is_found_and_kept_over_loopback() -> None:
+    assert vocabulary.is_there(), "tiktoken's vocabularies are missing: say `make .vocabulary/.ready`"
+    case = limited.CASES[0]
+    seen = limited.run(case, 1_500, poll_min=0.1)
+    assert limited.kept(case, 1_500, seen), {**seen, "admitted": len(seen["admitted"])}
