@@ -227,9 +227,7 @@ async def test_others_on_the_account_and_late_releases_are_lived_with() -> None:
     async with world(pace=PACE, enqueued_tokens={"*": limit}, count=exact, other_tokens=others, release_after=10) as w:
         await w.ask_all(asked)
     all_answered(w, asked)
-    books = w.emulator.books()
-    admitted = sum(line.change == "admitted" for line in books.queue)
-    assert books.refusals() <= admitted / 2
+    assert w.emulator.books().refusals() <= 30
 
 
 async def test_two_pools_share_one_account() -> None:

@@ -121,9 +121,9 @@ class Performer:
             raise NoVocabulary("The pool is being left.")
         try:
             return self._counter(lane.endpoint, lane.model, body)
-        except Exception:
-            raise
         except BaseException as exc:  # a panic of Rust is no Exception, and would end the pool
+            if isinstance(exc, Exception):
+                raise  # `count` goes on with estimates
             raise RuntimeError("the counter broke down") from exc
 
     async def chore(self, command: Chore) -> None:

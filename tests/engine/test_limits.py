@@ -145,7 +145,7 @@ def test_others_in_the_queue_cost_refusals_but_nobody_an_answer() -> None:
     world.accept(range(1, 1_001), size=40)
     world.run()
     assert len(world.settled) == 1_000
-    assert len(world.refusals) <= 30
+    assert len(world.refusals) <= 25
     oracle = 2_000 + 9 * (world.takes + world.validates)
     assert world.shell.now - NOW <= 1.5 * oracle
 
@@ -160,7 +160,7 @@ def test_two_pools_on_one_account_are_answered_and_find_their_peace(takes: float
     end = max(at for pool in pools for at in pool.ends)
     refusals = [at for pool in pools for at in pool.refusals]
     late = [at for at in refusals if at > NOW + (end - NOW) / 2]
-    assert all(len(pool.refusals) <= 12 for pool in pools)  # though all batches of a pool end together, turn by turn
+    assert len(refusals) <= 20
     assert len(late) < len(refusals) / 2
 
 
@@ -696,8 +696,8 @@ def test_a_request_that_was_refused_beside_others_is_not_hopeless() -> None:
     world.validates = 5.0
     world.others = 1_000
     world.accept([3], lane=TWIN, size=40, segment=2)
-    world.run(60)
-    assert len(world.refusals) >= 1
+    world.run(600)  # after a refusal one batch validates at a time, for ten minutes at most
+    assert len(world.refusals) == 2
     assert world.failed == {}
 
 
@@ -721,7 +721,7 @@ def test_a_queue_is_filled_though_validations_take_longer_than_batches() -> None
     world.accept(range(1, 201), size=40)
     world.run(100 * HOUR)
     assert len(world.settled) == 200
-    assert world.ends[-1] - NOW <= 3_000 + 15 * (world.validates + world.takes)
+    assert world.ends[-1] - NOW <= 3_000 + 12 * (world.validates + world.takes)
 
 
 def test_a_table_that_is_old_is_not_tried_in_a_loop_though_refusals_state_no_number() -> None:

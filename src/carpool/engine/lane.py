@@ -138,6 +138,7 @@ class LaneState:
 
         Others may fill the queue for hours: it is tried for a day, unless it most likely is above the limit.
         """
+        self._lone = {other: lone for other, lone in self._lone.items() if now - lone.since <= 2 * _DAY}
         times, since, _ = self._lone.get(row, _Lone(0, now, now))
         self._lone[row] = _Lone(times + 1, since, now + _ASIDE if times + 1 >= _TIMES else now)
         limit = self.ledger.limit.tokens

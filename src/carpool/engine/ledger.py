@@ -61,6 +61,7 @@ class Ledger:
         self._retry_at = 0.0
         self._probe: str | None = None  # the batch that tries whether there is more room than we think
         self._turn = 2 * pause  # seconds that a batch takes, a guess until one has ended
+        self._turn_is_known = False
         self.most_rows: int | None = None  # of a batch, while even one that is alone is refused
         self._trusted = math.inf  # batches that may validate together: after a refusal one, then one more by admission
         self._rests = 0
@@ -224,10 +225,17 @@ class Ledger:
         if held is not None:
             self.admit(key, now)
             if held.created_at is not None:
-                self._turn += _TURN_WEIGHT * (now - held.created_at - self._turn)
+                self._note_turn(now - held.created_at, now)
             self._lateness.end(self.scale.weigh(held.load), now, self._turn)
             self.forget(key, now)
             self._resting_until = 0.0
+
+    def _note_turn(self, took: float, now: float) -> None:
+        if self._turn_is_known:
+            self._turn += _TURN_WEIGHT * (took - self._turn)
+        else:  # what was planned by a guess is planned anew
+            self._turn, self._turn_is_known = took, True
+            self._retry_at = max(self._retry_at, now + took)
 
     def forget(self, key: str, now: float) -> None:
         """Give back the room of a batch that never came into the provider's queue."""
@@ -293,11 +301,12 @@ class Ledger:
             return
         half = Load((self.load.tokens + load.tokens + 1) // 2, (self.load.size + load.size + 1) // 2)
         self._ceiling = max(self.load, half, key=self.scale.weigh)
-        # Where reports correct the count, or as much was taken in before, others are in the queue, who come and go;
-        # otherwise it may be the count, which stays.
-        level = self.load.tokens + load.tokens
-        first, later = (1, 2.5) if self.scale.reported or level <= _SURE * self._proven else (4, 16)
-        self._retry_at = now + self._turn * (later if self._tries else first)
+        if self.scale.reported or self.load.tokens + load.tokens <= _SURE * self._proven:
+            # Reports correct the count, or as much was taken in before: others are in the queue, who come and go.
+            turns = 2.5 if self._tries else 1.0
+        else:  # it may be the count, which stays
+            turns = 4.0 if self._turn_is_known and not self._tries else 16.0
+        self._retry_at = now + turns * self._turn
 
     def _rest(self, now: float, jitter: float) -> None:
         """Back off: nothing of ours is in the queue whose end could make room."""
