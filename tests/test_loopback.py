@@ -4,6 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +45,32 @@ async def test_thousands_of_tasks_hold_their_own_answers() -> None:
     assert len(books.batches) == 1
     assert books.files == ()
     assert books.live == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_tasks_left")
+async def test_leaving_by_an_exception_does_not_wait_for_a_slow_counter() -> None:
+    counting = threading.Event()
+
+    def counter(endpoint: str, model: str, given: bytes) -> int:
+        counting.set()
+        time.sleep(0.05)  # 2,000 of them would take 100 s
+        return 1
+
+    async def leave(url: str) -> None:
+        async with (
+            carpool.Pool("any", url, timing=FAST, limits={"*": 100}, counter=counter) as pool,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(partial(pool.gather, [body("text")] * 2_000, endpoint=CHAT))
+            await anyio.to_thread.run_sync(counting.wait)
+            raise RuntimeError
+
+    async with Emulator() as emulator:
+        start = time.perf_counter()
+        with pytest.raises(ExceptionGroup):
+            await leave(emulator.url)
+        assert time.perf_counter() - start < 5
 
 
 @pytest.mark.anyio

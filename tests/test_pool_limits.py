@@ -326,6 +326,35 @@ async def test_what_cannot_be_counted_is_estimated(problem: Any, caplog: pytest.
         assert "are estimated" in caplog.text
 
 
+class Panic(BaseException):
+    """Stand for what Rust raises through Python."""
+
+
+async def test_a_counter_that_panics_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def counter(endpoint: str, model: str, given: bytes) -> int:
+        raise Panic(f"secret prompt: {given!r}")
+
+    asked = texts(200)
+    async with world(pool={"counter": counter, "limits": {"*": work_of(asked) // 3}}, pace=PACE) as w:
+        await w.ask_all(asked)
+    all_answered(w, asked)
+    assert "Panic" in caplog.text
+    assert "secret prompt" not in caplog.text
+
+
+class AsyncCounter:
+    """Count as nobody can use it."""
+
+    async def __call__(self, endpoint: str, model: str, given: bytes) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("counter", [5, "text", AsyncCounter(), AsyncCounter().__call__])
+def test_a_counter_that_is_no_plain_function_is_refused(counter: Any) -> None:
+    with pytest.raises(carpool.ConfigurationError, match="counter"):
+        carpool.Pool("key", "http://emulator/v1", counter=counter)
+
+
 async def test_a_vocabulary_that_comes_late_is_used_when_it_is_there() -> None:
     arrived = False
     counter = Counting()
