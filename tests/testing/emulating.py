@@ -63,8 +63,8 @@ class Client:
         transport = httpx2.ASGITransport(app=emulator.app)
         self.http = httpx2.AsyncClient(transport=transport, base_url="http://emulator/v1", timeout=None)
 
-    async def upload(self, content: bytes, purpose: str = "batch", name: str = "in.jsonl") -> str:
-        reply = await self.http.post("/files", files={"file": (name, content)}, data={"purpose": purpose})
+    async def upload(self, content: bytes, purpose: str = "batch", name: str = "in.jsonl", **more: str) -> str:
+        reply = await self.http.post("/files", files={"file": (name, content)}, data={"purpose": purpose, **more})
         assert reply.status_code == 200, reply.text
         return str(reply.json()["id"])
 
@@ -78,6 +78,13 @@ class Client:
     async def get(self, batch_id: str) -> dict[str, Any]:
         batch: dict[str, Any] = (await self.http.get(f"/batches/{batch_id}")).json()
         return batch
+
+    async def page(self, kind: str, **query: Any) -> tuple[list[str], bool]:
+        """Give the ids on a page of files or batches, and whether there are more."""
+        page = (await self.http.get(f"/{kind}", params=query)).json()
+        ids = [entry["id"] for entry in page["data"]]
+        assert (page["first_id"], page["last_id"]) == ((ids[0], ids[-1]) if ids else (None, None))
+        return ids, page["has_more"]
 
     async def rows(self, file_id: str | None) -> dict[str, dict[str, Any]]:
         return {} if file_id is None else parsed((await self.http.get(f"/files/{file_id}/content")).content)

@@ -263,7 +263,7 @@ def test_files_go_when_they_expire() -> None:
     content = store.create()
     content.write(b"more than ten bytes")
     content.seal()
-    file = account.add_file(content, filename="a.jsonl", purpose="batch", now=0.0, life=100.0)
+    file = account.add_file(content, filename="a.jsonl", purpose="batch", now=0.0, expires_after=100)
     assert account.file(file.id, 99.0).describe()["expires_at"] == 100
     with pytest.raises(Refused, match="No such File object"):
         account.file(file.id, 100.0)

@@ -1,5 +1,6 @@
 """The whole life of batches on virtual time, on asyncio and trio, without thread or socket."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -296,6 +297,69 @@ async def test_the_books_tell_runs_routes_and_files() -> None:
     assert "2 batches (2 completed), 4 requests run" in str(books)
 
 
+async def test_the_books_tell_what_life_was_asked_for_files_that_are_gone() -> None:
+    async with Emulator(faults=Faults(lost_upload=1.0, nth={3})).inline() as emulator:
+        client = Client(emulator)
+        asked = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+        expiring = await client.upload(some(1), **asked)
+        plain = await client.upload(b"{}", purpose="evals", name="a.json")
+        with pytest.raises(ConnectionResetError):
+            await client.upload(some(2), **asked)
+        with pytest.raises(AssertionError, match="Must be"):
+            await client.upload(b"not json")
+        await client.create(expiring, output_expires_after={"anchor": "created_at", "seconds": 7200})
+        await client.create(expiring)
+        await anyio.sleep(1)
+        await client.http.delete(f"/files/{expiring}")
+        await client.http.delete(f"/files/{plain}")
+        await anyio.sleep(3600)
+        await client.page("files")
+        books = emulator.books()
+        assert [(file.filename, file.purpose, file.bytes, file.expires_after) for file in books.uploads] == [
+            ("in.jsonl", "batch", len(some(1)), 3600),
+            ("a.json", "evals", 2, None),
+            ("in.jsonl", "batch", len(some(2)), 3600),
+        ]
+        assert [file.id for file in books.uploads[:2]] == [expiring, plain]
+        assert [batch.output_expires_after for batch in books.batches] == [7200, None]
+        assert sorted(str(file.expires_after) for file in books.files) == ["7200", "None"]
+
+
+async def test_listings_lag_and_nothing_else_does() -> None:
+    async with Emulator(listing_lag=30).inline() as emulator:
+        client = Client(emulator)
+        file_id = await client.upload(some(1))
+        batch_id = await client.create(file_id)
+        await anyio.sleep(29)
+        assert await client.page("files") == await client.page("batches") == ([], False)
+        batch = await client.get(batch_id)
+        assert batch["status"] == "completed"
+        assert (await client.http.get(f"/files/{file_id}")).status_code == 200
+        assert len(await client.rows(batch["output_file_id"])) == 1
+        await anyio.sleep(2)
+        assert await client.page("files") == ([batch["output_file_id"], file_id], False)
+        assert await client.page("batches") == ([batch_id], False)
+
+
+async def test_pages_go_on_though_what_is_beside_the_cursor_is_hidden() -> None:
+    async with Emulator(listing_lag=30).inline() as emulator:
+        client = Client(emulator)
+        files = [await client.upload(some(1), purpose="evals") for _ in range(3)]
+        batches = [await client.create(files[0]) for _ in range(3)]
+        await anyio.sleep(31)
+        files += [await client.upload(some(1), purpose="evals") for _ in range(2)]
+        batches += [await client.create(files[0]) for _ in range(2)]
+        assert await client.page("batches", limit=2) == (batches[2:0:-1], True)
+        assert await client.page("batches", limit=2, after=batches[1]) == (batches[:1], False)
+        assert await client.page("batches", limit=2, after=batches[4]) == (batches[2:0:-1], True)
+        evals = {"purpose": "evals", "order": "asc"}
+        assert await client.page("files", **evals, limit=3) == (files[:3], False)
+        assert await client.page("files", **evals, after=files[2]) == ([], False)
+        assert await client.page("files", **evals, after=files[3]) == ([], False)
+        await anyio.sleep(31)
+        assert await client.page("files", **evals, after=files[2]) == (files[3:], False)
+
+
 async def test_files_expire_on_virtual_time() -> None:
     emulator = Emulator()
     async with emulator.inline():
@@ -365,6 +429,32 @@ async def test_the_same_seed_gives_the_same_faults() -> None:
     assert {200, 429, 500, 502, 503} == set(first)
 
 
+async def test_faults_strike_the_chosen_requests_of_each_route() -> None:
+    async with Emulator(faults=Faults(lost_upload=1.0, lost_create=1.0, nth={1})).inline() as emulator:
+        client = Client(emulator)
+        with pytest.raises(ConnectionResetError):
+            await client.upload(some(1))
+        file_id = await client.upload(some(1))
+        with pytest.raises(ConnectionResetError):
+            await client.create(file_id)
+        await client.create(file_id)
+        await client.create(await client.upload(some(1)))
+    books = emulator.books()
+    assert (len(books.uploads), len(books.batches)) == (3, 3)
+
+
+async def test_a_choice_of_requests_moves_no_other_fault() -> None:
+    async def statuses(**chosen: Any) -> list[int]:
+        faults = Faults(server_error=0.3, too_many=0.3, only={"GET /v1/batches"}, **chosen)
+        async with Emulator(faults=faults).inline() as emulator:
+            client = Client(emulator)
+            return [(await client.http.get("/batches")).status_code for _ in range(60)]
+
+    everywhere = await statuses()
+    assert await statuses(nth=range(1, 31)) == everywhere[:30] + [200] * 30
+    assert await statuses(nth=range(2, 61, 2)) == [200 if n % 2 else everywhere[n - 1] for n in range(1, 61)]
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -374,6 +464,8 @@ async def test_the_same_seed_gives_the_same_faults() -> None:
         lambda: Emulator(upstream_concurrency=0),
         lambda: Emulator(enqueued_tokens={"m": -1}),
         lambda: Emulator(release_after=-1),
+        lambda: Emulator(listing_lag=-1),
+        lambda: Emulator(listing_lag=math.nan),
         lambda: Emulator(refuse_at="noon"),  # type: ignore[arg-type]
         lambda: Emulator().set_limit("m", -1),
         lambda: Emulator(max_file_bytes=0),
@@ -383,6 +475,7 @@ async def test_the_same_seed_gives_the_same_faults() -> None:
         lambda: Faults(reset=1.5),
         lambda: Faults(reset=0.6, lost_create=0.6),
         lambda: Faults(only="POST /v1/files"),
+        lambda: Faults(reset=1.0, nth={0, 1}),
     ],
 )
 async def test_what_makes_no_sense_is_refused(make: Callable[[], object]) -> None:

@@ -26,13 +26,14 @@ _STAMPS = ("in_progress", "finalizing", "completed", "failed", "expired", "cance
 
 @dataclass
 class File:
-    """Hold one file and when it goes by itself."""
+    """Hold one file and when it goes by itself; `expires_after` is the life that was asked for it."""
 
     id: str
     filename: str
     purpose: str
     created_at: float
     expires_at: float | None
+    expires_after: int | None
     content: Content
 
     def describe(self) -> dict[str, Any]:
@@ -64,7 +65,7 @@ class Batch:
     created_at: float
     window: float
     metadata: dict[str, str] | None
-    output_life: int
+    output_expires_after: int | None
     status: str = "validating"
     model: str | None = None
     errors: list[Found] = field(default_factory=list)
@@ -129,12 +130,13 @@ class Account:
         self._made += 1
         return f"{prefix}{self._seed:04x}{self._made:08x}"
 
-    def add_file(self, content: Content, *, filename: str, purpose: str, now: float, life: float | None = None) -> File:
-        """Keep a file; `life` is the seconds until it expires, None for the default of its purpose."""
-        if life is None and purpose in ("batch", "batch_output"):
-            life = LIFE
+    def add_file(
+        self, content: Content, *, filename: str, purpose: str, now: float, expires_after: int | None = None
+    ) -> File:
+        """Keep a file; `expires_after` is in seconds, None for the default of its purpose."""
+        life = LIFE if expires_after is None and purpose in ("batch", "batch_output") else expires_after
         expires_at = None if life is None else now + life
-        file = File(self._new_id("file-"), filename, purpose, now, expires_at, content)
+        file = File(self._new_id("file-"), filename, purpose, now, expires_at, expires_after, content)
         self.files[file.id] = file
         return file
 
@@ -175,7 +177,7 @@ class Account:
             created_at=now,
             window=self._window,
             metadata=body.get("metadata"),
-            output_life=LIFE if expires is None else expires["seconds"],
+            output_expires_after=None if expires is None else expires["seconds"],
             tells_usage=self._usage,
         )
         refusal = None if validation is None else self._reserve(batch, validation, now)
@@ -250,8 +252,8 @@ class Account:
         if not content.size:
             content.discard()
             return None
-        filename = f"{batch.id}_{kind}.jsonl"
-        file = self.add_file(content, filename=filename, purpose="batch_output", now=now, life=batch.output_life)
+        filename, life = f"{batch.id}_{kind}.jsonl", batch.output_expires_after
+        file = self.add_file(content, filename=filename, purpose="batch_output", now=now, expires_after=life)
         return file.id
 
     def advance(self, batch: Batch, status: str, now: float) -> None:

@@ -5,20 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .account import Account
+from .account import Account, File
 from .ledger import LimitLine, QueueLine, limit_at
 from .rows import Usage, digest
 
 
 @dataclass(frozen=True)
 class BatchLine:
-    """Tell of one batch; the last two are the tokens billed."""
+    """Tell of one batch.
+
+    `output_expires_after` is the seconds that its creation asked for, None where it did not; the last two are the
+    tokens billed.
+    """
 
     id: str
     status: str
     endpoint: str
     input_file_id: str
     metadata: Mapping[str, str] | None
+    output_expires_after: int | None
     total: int
     completed: int
     failed: int
@@ -28,12 +33,13 @@ class BatchLine:
 
 @dataclass(frozen=True)
 class FileLine:
-    """Tell of one file that was not deleted."""
+    """Tell of one file; `expires_after` is the seconds that were asked for it, None where the default was left."""
 
     id: str
     filename: str
     purpose: str
     bytes: int
+    expires_after: int | None
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,18 @@ class Books:
     """Tell what was run, called, billed and left.
 
     `runs` gives the batches in which a (custom_id, digest of its body) was run, once for each time; `bodies` how often
-    a body was run under any custom_id; `routes` the calls of each route, ids replaced by {id}, those broken by faults
-    included; `live` the calls of live endpoints, which are in neither `runs` nor `billed`; `queue` each admission,
-    refusal and release of enqueued tokens, in order of time; `limits` the limits, those changed since after the others.
+    a body was run under any custom_id; `files` what is left, `uploads` each file ever uploaded, in order of time,
+    those deleted or whose reply was lost included; `routes` the calls of each route, ids replaced by {id}, those broken
+    by faults included; `live` the calls of live endpoints, which are in neither `runs` nor `billed`; `queue` each
+    admission, refusal and release of enqueued tokens, in order of time; `limits` the limits, those changed since after
+    the others.
     """
 
     runs: Mapping[tuple[str, bytes], tuple[str, ...]]
     bodies: Counter[bytes]
     batches: tuple[BatchLine, ...]
     files: tuple[FileLine, ...]
+    uploads: tuple[FileLine, ...]
     routes: Counter[str]
     billed: Usage
     live: int
@@ -104,6 +113,7 @@ class Notes:
 
     runs: dict[tuple[str, bytes], tuple[str, ...]] = field(default_factory=dict)
     bodies: Counter[bytes] = field(default_factory=Counter)
+    uploads: list[FileLine] = field(default_factory=list)
     routes: Counter[str] = field(default_factory=Counter)
     live: int = 0
 
@@ -112,6 +122,10 @@ class Notes:
         self.bodies[name] += 1
         before = self.runs.get((custom_id, name))
         self.runs[custom_id, name] = batch if before is None else before + batch
+
+    def uploaded(self, file: File) -> None:
+        """Note that a file was uploaded."""
+        self.uploads.append(_line_of(file))
 
     def close(self, account: Account, now: float) -> Books:
         """Give the books as they stand; each copy is one step of the interpreter, so another thread may ask."""
@@ -122,6 +136,7 @@ class Notes:
                 batch.endpoint,
                 batch.input_file_id,
                 batch.metadata,
+                batch.output_expires_after,
                 batch.total,
                 batch.completed,
                 batch.failed,
@@ -130,12 +145,14 @@ class Notes:
             )
             for batch in list(account.batches.values())
         )
-        files = tuple(
-            FileLine(file.id, file.filename, file.purpose, file.content.size) for file in list(account.files.values())
-        )
+        files, uploads = tuple(map(_line_of, list(account.files.values()))), tuple(self.uploads)
         billed = Usage()
         for batch in list(account.batches.values()):
             billed.add(batch.usage)
         routes, bodies = Counter(self.routes.copy()), Counter(self.bodies.copy())
         queue, limits = account.ledger.lines(now), tuple(account.ledger.limits)
-        return Books(self.runs.copy(), bodies, batches, files, routes, billed, self.live, queue, limits)
+        return Books(self.runs.copy(), bodies, batches, files, uploads, routes, billed, self.live, queue, limits)
+
+
+def _line_of(file: File) -> FileLine:
+    return FileLine(file.id, file.filename, file.purpose, file.content.size, file.expires_after)

@@ -42,7 +42,7 @@ class Door:
             return
         route = route_of(scope["method"], scope["path"])
         self._notes.routes[route] += 1
-        fault, kind = self._dice.roll(route)
+        fault, kind = self._dice.roll(route, self._notes.routes[route])
         sign = _signed(send, f"req_{next(self._numbers):016x}")
         if fault == "lost_reply":
             await self._inner(scope)(scope, receive, _swallow)

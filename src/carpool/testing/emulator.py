@@ -45,8 +45,9 @@ class Emulator:
     by model or from a callable asked at each admission with the model and the emulator's clock, in seconds since the
     epoch; `release_after` is in seconds. A batch for which there is no room fails at its "validation", or
     `refuse_at` its "creation" with a 429; `room_message` words that from the model and its limit.
-    `usage` False leaves the usage out of the batch objects. `api_key` None takes any key; `models` None supports any
-    model; `max_requests` is a batch's.
+    `usage` False leaves the usage out of the batch objects; `listing_lag` is the seconds for which a new batch or file
+    is missing from the listings, math.inf for ever. `api_key` None takes any key; `models` None supports any model;
+    `max_requests` is a batch's.
     Raises ValueError for what makes no sense, and OSError on entering where the port cannot be had.
     """
 
@@ -67,6 +68,7 @@ class Emulator:
         refuse_at: RefuseAt = "validation",
         room_message: RoomMessage | None = None,
         usage: bool = True,
+        listing_lag: float = 0.0,
         faults: Faults = NO_FAULTS,
         api_key: str | None = None,
         models: Collection[str] | None = None,
@@ -76,7 +78,8 @@ class Emulator:
         seed: int = 0,
     ) -> None:
         _check(port, upstream, answer, upstream_concurrency)
-        _check_queue(enqueued_tokens or {}, release_after, refuse_at)
+        _check_queue(enqueued_tokens or {}, refuse_at)
+        _check_seconds(release_after=release_after, listing_lag=listing_lag)
         _check_sizes(max_requests=max_requests, max_file_bytes=max_file_bytes, max_body_bytes=max_body_bytes)
         self._host = host
         self._port = port
@@ -106,7 +109,7 @@ class Emulator:
             seed=seed,
             refuse_at=refuse_at,
         )
-        server = Server(self._account, self._setting, self._start, max_file_bytes, max_body_bytes)
+        server = Server(self._account, self._setting, self._start, max_file_bytes, max_body_bytes, listing_lag)
         self.app: ASGIApp = Door(server.app(), self._notes, Dice(faults, seed), api_key)
         self._group: TaskGroup | None = None
         self._used = False
@@ -314,11 +317,9 @@ def _check(port: int, upstream: str | None, answer: Answering, concurrency: int)
         raise ValueError("answer is a callable that takes an endpoint and a body")
 
 
-def _check_queue(limits: Mapping[str, int], release_after: float, refuse_at: RefuseAt) -> None:
+def _check_queue(limits: Mapping[str, int], refuse_at: RefuseAt) -> None:
     for limit in limits.values():
         _check_limit(limit)
-    if release_after < 0:
-        raise ValueError(f"release_after is a number of seconds, 0 or more, not {release_after}")
     if refuse_at not in get_args(RefuseAt):
         raise ValueError(f"refuse_at is 'validation' or 'creation', not {refuse_at!r}")
 
@@ -326,6 +327,12 @@ def _check_queue(limits: Mapping[str, int], release_after: float, refuse_at: Ref
 def _check_limit(limit: int) -> None:
     if limit < 0:
         raise ValueError(f"an enqueued-token limit is 0 or more, not {limit}")
+
+
+def _check_seconds(**spans: float) -> None:
+    for name, seconds in spans.items():
+        if not seconds >= 0:
+            raise ValueError(f"{name} is a number of seconds, 0 or more, not {seconds}")
 
 
 def _check_sizes(**sizes: Any) -> None:

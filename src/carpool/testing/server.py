@@ -26,19 +26,24 @@ class Described(Protocol):
     """Be a file or a batch."""
 
     id: str
+    created_at: float
 
     def describe(self) -> dict[str, Any]: ...
 
 
 @dataclass
 class Server:
-    """Answer requests from an account; `start` is called with each batch created, and its file's validation if done."""
+    """Answer requests from an account; `start` is called with each batch created, and its file's validation if done.
+
+    `listing_lag` is the seconds for which listings miss what is new.
+    """
 
     account: Account
     setting: Setting
     start: Callable[[Batch, Validation | None], None]
     max_file_bytes: int
     max_body_bytes: int
+    listing_lag: float
 
     def app(self) -> Starlette:
         """Give the application."""
@@ -67,14 +72,17 @@ class Server:
         try:
             kind = request.headers.get("content-type", "")
             form = await read_form(kind, request.stream(), content, self.max_file_bytes)
-            purpose, life = _check_form(form)
+            purpose, expires_after = _check_form(form)
             if purpose == "batch":
                 _check_first_line(form)
         except BaseException:
             content.discard()
             raise
         name = form.filename or "upload"
-        file = self.account.add_file(content, filename=name, purpose=purpose, now=self._now, life=life)
+        file = self.account.add_file(
+            content, filename=name, purpose=purpose, now=self._now, expires_after=expires_after
+        )
+        self.setting.notes.uploaded(file)
         return _json(file.describe())
 
     async def list_files(self, request: Request) -> Response:
@@ -84,7 +92,7 @@ class Server:
         if order not in ("asc", "desc"):
             raise bad_value("order", order, "'asc', 'desc'")
         files = [file for file in self.account.list_files(self._now) if purpose in (None, file.purpose)]
-        return _page(request, files if order == "asc" else files[::-1], 10_000, 10_000)
+        return self._page(request, files if order == "asc" else files[::-1], 10_000, 10_000)
 
     async def get_file(self, request: Request) -> Response:
         """Describe a file."""
@@ -120,7 +128,7 @@ class Server:
 
     async def list_batches(self, request: Request) -> Response:
         """List batches by page, the newest first."""
-        return _page(request, list(self.account.batches.values())[::-1], 20, 100)
+        return self._page(request, list(self.account.batches.values())[::-1], 20, 100)
 
     async def get_batch(self, request: Request) -> Response:
         """Describe a batch."""
@@ -158,6 +166,25 @@ class Server:
     def _file(self, request: Request) -> File:
         return self.account.file(request.path_params["id"], self._now)
 
+    def _page(self, request: Request, entries: Sequence[Described], default: int, most: int) -> Response:
+        limit, after = _limit(request, default, most), request.query_params.get("after")
+        ids = [entry.id for entry in entries]
+        if after is not None and after not in ids:
+            raise Refused(404, f"No object found with id '{after}'.", param="after")
+        start = 0 if after is None else ids.index(after) + 1
+        newest = self._now - self.listing_lag
+        listed = [entry for entry in entries[start:] if entry.created_at <= newest]
+        shown = listed[:limit]
+        return _json(
+            {
+                "object": "list",
+                "data": [entry.describe() for entry in shown],
+                "first_id": shown[0].id if shown else None,
+                "last_id": shown[-1].id if shown else None,
+                "has_more": limit < len(listed),
+            }
+        )
+
     async def _body(self, request: Request) -> dict[str, Any]:
         gathered, size = bytearray(), 0
         async for chunk in request.stream():
@@ -178,7 +205,7 @@ class Server:
         return body
 
 
-def _check_form(form: Form) -> tuple[str, float | None]:
+def _check_form(form: Form) -> tuple[str, int | None]:
     if form.filename is None:
         raise missing("file")
     purpose = form.fields.get("purpose")
@@ -192,7 +219,7 @@ def _check_form(form: Form) -> tuple[str, float | None]:
     given: object = int(seconds) if seconds is not None and seconds.isdecimal() else seconds
     expires = {"anchor": anchor, "seconds": given}
     check_expiry("expires_after", expires)
-    return purpose, float(seconds or 0)
+    return purpose, int(seconds or 0)
 
 
 def _check_first_line(form: Form) -> None:
@@ -208,24 +235,6 @@ def _check_first_line(form: Form) -> None:
             good = False
     if not good:
         raise Refused(400, "Invalid file format for Batch API. Must be .jsonl")
-
-
-def _page(request: Request, entries: Sequence[Described], default: int, most: int) -> Response:
-    limit, after = _limit(request, default, most), request.query_params.get("after")
-    ids = [entry.id for entry in entries]
-    if after is not None and after not in ids:
-        raise Refused(404, f"No object found with id '{after}'.", param="after")
-    start = 0 if after is None else ids.index(after) + 1
-    shown = entries[start : start + limit]
-    return _json(
-        {
-            "object": "list",
-            "data": [entry.describe() for entry in shown],
-            "first_id": shown[0].id if shown else None,
-            "last_id": shown[-1].id if shown else None,
-            "has_more": start + limit < len(entries),
-        }
-    )
 
 
 def _limit(request: Request, default: int, most: int) -> int:
