@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check coverage bench clean
+.PHONY: help demo test lint types check coverage crash bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,11 +45,15 @@ coverage: .venv/.tests .vocabulary/.ready ## the tests of engine/ and providers/
 check: .venv/.tests .vocabulary/.ready
 	$(BIN)/python -m pytest --ignore=tests/engine --ignore=tests/providers
 
+crash: .venv/.tests ## kill a process at every write, file operation and exchange, and start it again
+	CARPOOL_CRASH=all $(BIN)/python -m pytest tests/crash
+
 bench: .venv/.tests .vocabulary/.ready ## CPU, memory and queue limits, beside the straight line and an oracle
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.counting
 	$(BIN)/python -m benchmarks.scheduling
 	$(BIN)/python -m benchmarks.limited
+	$(BIN)/python -m benchmarks.recovery
 
 clean: ## remove what was made here
 	rm -rf .venv .vocabulary build dist .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -1,9 +1,9 @@
-"""The benchmarks of limits in a short form: their bars are kept."""
+"""The benchmarks that have bars in a short form: their bars are kept."""
 
 import pytest
 import vocabulary
 
-from benchmarks import limited, scheduling
+from benchmarks import limited, recovery, scheduling
 
 
 @pytest.mark.parametrize("scenario", scheduling.SCENARIOS, ids=lambda scenario: scenario.name)
@@ -25,3 +25,7 @@ def test_an_unknown_limit_is_found_and_kept_over_loopback() -> None:
     case = limited.CASES[0]
     seen = limited.run(case, 1_500, poll_min=0.1)
     assert limited.kept(case, 1_500, seen), {**seen, "admitted": len(seen["admitted"])}
+
+
+def test_open_batches_are_recovered_within_the_bars() -> None:
+    assert recovery.kept(recovery.measure(20_000, 4), 20_000)

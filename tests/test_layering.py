@@ -10,11 +10,11 @@ import carpool
 ROOT = Path(carpool.__file__).parent
 
 FLOORS = [
-    {"account", "models", "errors", "config", "images", "limits", "outcomes"},
+    {"account", "models", "errors", "config", "images", "limits", "naming", "outcomes", "ports"},
     {"engine", "prompts", "providers"},
-    {"spool", "tokens", "wire"},
+    {"journal", "spool", "tokens", "wire"},
     {"waiter"},
-    {"collector", "perform", "pool"},
+    {"answers", "background", "callers", "collector", "perform", "pool", "recorder", "recover", "resume"},
     {"testing"},
     {"cli", "__init__"},
 ]
@@ -23,7 +23,7 @@ ROOMS_OF = {
     "httpx": {"testing"},
     "asyncio": {"waiter", "testing"},
     "trio": {"waiter"},
-    "sqlite3": set(),
+    "sqlite3": {"journal"},
     "tiktoken": {"tokens"},
     "typer": {"cli"},
     "rich": {"cli"},

@@ -26,7 +26,7 @@ async def test_lines_are_read_back_in_ranges() -> None:
     spool = Spool(frame, anyio.to_thread.run_sync)
     for number in range(10):
         spool.add(*LANE[:2], number, b"body %d" % number, 0)
-    ((lane, run, _),) = spool.accepted()
+    ((lane, run, *_),) = spool.accepted()
     await spool.write([run])
     assert lane == LANE
     assert list(run.rows) == list(range(10))
@@ -39,12 +39,12 @@ async def test_rows_are_reported_once_and_lanes_apart() -> None:
     spool = Spool(frame, anyio.to_thread.run_sync)
     spool.add(*LANE[:2], 1, b"one", 0)
     spool.add("/v1/embeddings", "m", 2, b"two", 5)
-    reports = {lane: run for lane, run, _ in spool.accepted()}
+    reports = {lane: run for lane, run, *_ in spool.accepted()}
     assert spool.accepted() == []
     assert reports[LANE].inputs is None
     assert list(reports[Lane("/v1/embeddings", "m")].inputs or ()) == [5]
     spool.add(*LANE[:2], 3, b"three", 0)
-    ((_, run, _),) = spool.accepted()
+    ((_, run, *_),) = spool.accepted()
     assert (list(run.rows), run.offset) == ([3], reports[LANE].size)
     await spool.aclose()
 
@@ -57,7 +57,7 @@ async def test_segments_end_and_large_work_is_read_back_whole() -> None:
         spool.add(*LANE[:2], number, piece, 0)
         if spool.has_chunks:
             await spool.write()
-    runs = [run for _, run, _ in spool.accepted()]
+    runs = [run for _, run, *_ in spool.accepted()]
     await spool.write(runs)
     assert len({run.segment for run in runs}) == 2
     expected = b"".join(b"<m%d:%b>\n" % (number, piece) for number in range(count))
@@ -79,7 +79,7 @@ async def test_what_could_not_be_written_is_written_the_next_time() -> None:
 
     spool = Spool(frame, sometimes)
     spool.add(*LANE[:2], 1, b"one", 0)
-    ((_, run, _),) = spool.accepted()
+    ((_, run, *_),) = spool.accepted()
     with pytest.raises(OSError, match="No space left"):
         await spool.write([run])
     full = False
@@ -92,13 +92,12 @@ async def test_files_are_private_and_gone_in_the_end(tmp_path: Path, monkeypatch
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     spool = Spool(frame, anyio.to_thread.run_sync)
     spool.add(*LANE[:2], 1, b"one", 0)
-    await spool.write([run for _, run, _ in spool.accepted()])
+    await spool.write([run for _, run, *_ in spool.accepted()])
     await spool.save("download", 0, b"rows")
     (folder,) = tmp_path.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
-    await spool.remove("download")
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(folder.iterdir())) == 2
     await spool.aclose()
     assert list(tmp_path.iterdir()) == []
 
@@ -108,7 +107,7 @@ async def test_a_lane_whose_batches_are_small_leaves_its_segments_too() -> None:
     segments = set()
     for number in range(2 * SEGMENT // 1_000_000 + 4):
         spool.add(*LANE[:2], number, b"x" * 999_990, 0)
-        ((_, run, _),) = spool.accepted()
+        ((_, run, *_),) = spool.accepted()
         await spool.write([run])
         segments.add(run.segment)
     assert len(segments) == 3
@@ -119,7 +118,7 @@ async def test_bodies_are_measured_without_their_frames_and_whatever_was_added_l
     spool = Spool(frame, anyio.to_thread.run_sync)
     for number in (7, 88, 999):
         spool.add(*LANE[:2], number, b"x" * number, 0)
-    ((lane, run, _),) = spool.accepted()
+    ((lane, run, *_),) = spool.accepted()
     spool.add(*LANE[:2], 1_000, b"later", 0)
     seen: list[bytes] = []
 
@@ -138,7 +137,7 @@ async def test_bodies_are_measured_without_their_frames_and_whatever_was_added_l
 async def test_a_measure_that_is_no_number_of_tokens_is_an_error(wrong: Any) -> None:
     spool = Spool(frame, anyio.to_thread.run_sync)
     spool.add(*LANE[:2], 1, b"one", 0)
-    ((lane, run, _),) = spool.accepted()
+    ((lane, run, *_),) = spool.accepted()
     with pytest.raises((TypeError, OverflowError)):
         await spool.measure(lane, [run], lambda body: wrong)
     await spool.aclose()
@@ -149,7 +148,7 @@ async def test_what_may_hold_images_or_files_is_told_apart() -> None:
     told = []
     for body in (b'{"content":"text"}', b'{"content":[{"type":"image_url"}]}', b'{"content":"text"}'):
         spool.add(*LANE[:2], 1, body, 0)
-        ((_, _, rich),) = spool.accepted()
+        ((_, _, rich, _),) = spool.accepted()
         told.append(rich)
     assert told == [False, True, False]
     await spool.aclose()

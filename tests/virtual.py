@@ -2,9 +2,13 @@
 
 import asyncio
 import selectors
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anyio.lowlevel
 import httpx2
@@ -113,3 +117,75 @@ async def world(
         ports = Ports(run_sync=run_here, transport=transport)
         async with carpool.Pool("sk-key", "http://emulator/v1", _ports=ports, **(pool or {})) as opened:
             yield World(opened, served, transport)
+
+
+class Samples:
+    """Answer equal prompts differently: each answer says how often its prompt was run before."""
+
+    def __init__(self) -> None:
+        self._runs = Counter[str]()
+
+    def __call__(self, endpoint: str, given: dict[str, Any]) -> dict[str, Any]:
+        text = given["messages"][0]["content"]
+        self._runs[text] += 1
+        return {"choices": [{"message": {"content": f"{text} #{self._runs[text]}"}}]}
+
+
+class Interrupted(Exception):
+    """Leave a pool by an exception."""
+
+
+class Site:
+    """Hold an emulator and a journal's folder, for pools that are opened one after another, or at once."""
+
+    def __init__(self, emulator: Emulator, transport: InMemory, folder: Path) -> None:
+        self.emulator = emulator
+        self.transport = transport
+        self.folder = folder
+
+    def pool(self, key: str = "sk-key", url: str = "http://emulator/v1", **settings: Any) -> carpool.Pool:
+        """Make a pool on the folder; `run_sync` replaces the port."""
+        ports = Ports(run_sync=settings.pop("run_sync", run_here), transport=self.transport)
+        return carpool.Pool(key, url, journal=self.folder, _ports=ports, **settings)
+
+    @asynccontextmanager
+    async def open(self, **settings: Any) -> AsyncIterator[World]:
+        """Open a pool."""
+        async with self.pool(**settings) as opened:
+            yield World(opened, self.emulator, self.transport)
+
+    @asynccontextmanager
+    async def interrupted(self, **settings: Any) -> AsyncIterator[World]:
+        """Open a pool, and leave it by an exception at the end of the block."""
+        with suppress(Interrupted):
+            async with self.open(**settings) as opened:
+                yield opened
+                raise Interrupted
+
+    def files(self, pattern: str = "*") -> set[str]:
+        """Name the files in the folder."""
+        return {path.name for path in self.folder.glob(pattern)}
+
+    def holds(self, content: bytes) -> bool:
+        """Tell whether any file in the folder holds these bytes."""
+        return any(content in path.read_bytes() for path in self.folder.iterdir())
+
+
+@asynccontextmanager
+async def site(
+    folder: Path, *, before: Callable[[httpx2.Request], None] | None = None, **emulator: Any
+) -> AsyncIterator[Site]:
+    """Open an emulator, for pools on a folder; the wall's clock follows the virtual one from pool to pool."""
+    with mock.patch("time.time", _virtual_time):
+        async with Emulator(**emulator).inline() as served:
+            yield Site(served, InMemory(served.app, before), folder / "journal")
+
+
+_START = time.time()
+
+
+def _virtual_time() -> float:
+    try:
+        return _START + anyio.current_time()
+    except RuntimeError:  # no event loop here
+        return _START

@@ -20,6 +20,11 @@ class Account(NamedTuple):
     key: Key
     headers: dict[str, str]
 
+    @property
+    def name(self) -> str:
+        """Say whose batches are meant, as far as that can be told without the key."""
+        return ", ".join((self.base_url, *(f"{header} {name}" for header, name in sorted(self.headers.items()))))
+
     def __repr__(self) -> str:
         return f"<Account at {self.base_url}>"
 

@@ -4,21 +4,37 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 import anyio
-import anyio.abc
 
-from .engine.commands import Cancel, Command, Count, Delete, Discard, Fail, Record, Settle
+from .answers import Answers
+from .background import Background
+from .callers import Callers
+from .engine.commands import Anew, Cancel, Command, Count, Delete, Discard, Fail, Record, Settle
 from .engine.engine import Engine
-from .engine.events import Abandoned, Accepted, Event, Flush, Leave, Limited, Tick
+from .engine.events import (
+    Abandoned,
+    Accepted,
+    Asked,
+    Done,
+    Event,
+    Flush,
+    Leave,
+    Limited,
+    Packed,
+    Recovered,
+    Tick,
+)
 from .engine.lane import LaneStats
-from .errors import CarpoolError, PoolClosed
+from .errors import CarpoolError, JournalError, PoolClosed
+from .journal import RECORDED, Journal, Stamped
 from .limits import LONG, Limits
 from .models import Body, Queue
 from .outcomes import error_of_failure, error_of_row, response_of
 from .perform import Performer
 from .providers import Provider
+from .recorder import DEPENDENT, Recorder, implied
+from .resume import Deferred, Resumption, Reuse, digest_of
 from .spool import Spool
 from .tokens import Counter
 from .waiter import Runtime, Waiter
@@ -32,7 +48,8 @@ _FAREWELL = 5.0  # seconds that leaving by an exception may take
 class Collector:
     """Hold the callers that wait, and the background in which their calls travel.
 
-    `pool` prefixes the custom_ids. All methods belong to the event loop that `runtime` is of.
+    `pool` prefixes the custom_ids. Every `adopt_every` seconds it is looked whether processes have died that share the
+    journal. All methods belong to the event loop that `runtime` is of.
     """
 
     def __init__(
@@ -45,60 +62,89 @@ class Collector:
         runtime: Runtime,
         limits: Limits,
         counter: Counter,
+        journal: Journal | None,
         *,
+        reuse: Reuse,
+        adopt_every: float,
         keep_remote_files: bool,
     ) -> None:
         self._pool = pool
+        self._adopt_every = adopt_every
+        self._numbered = 0 if journal is None else journal.numbered
         self._engine = engine
         self._provider = provider
         self._wire = wire
         self._spool = spool
-        self._new_waiter = runtime.new_waiter
         self._limits = limits
         self._queues: set[Queue] = set()
-        self._performer = Performer(provider, wire, spool, counter, self.feed, keep_remote_files=keep_remote_files)
-        self._waiters: dict[int, Waiter] = {}
-        self._gone: set[int] = set()
-        self._accepted = self.answered = self.failed = 0
-        self._refusal: CarpoolError | None = None  # what later calls are told
+        self._background = Background()
+        self.callers = Callers(runtime.new_waiter, self._background.changed)
+        self._journal = journal
+        self._recorder = None if journal is None else Recorder(journal, spool.secure, self)
+        self._answers = Answers()
+        self._resumption = (
+            None
+            if journal is None
+            else Resumption(journal, spool, provider, self._answers, self.callers, self._accept_anew, self.feed, reuse)
+        )
+        self._deferred: list[Deferred] = []
+        self._performer = Performer(
+            provider, wire, spool, counter, self.feed, self._lose, keep_remote_files=keep_remote_files
+        )
+        self.accepted = 0
+        self._newest = self._numbered  # number of the row that joined last
+        self._given = self._numbered  # number that was given last, to a call or to a row
         self._epoch = time.time() - anyio.current_time()
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._busy = 0
-        self._stopped = False
+        self._gone: set[int] = set()  # rows that nobody awaits any more
+        self._flushes = 0
         self._writing = False
         self._stirred = False
         self._stir = anyio.Event()
-        self._quiet = anyio.Event()
-        self._finished = anyio.Event()
 
     # --- accepting: the callers' path; no thread hop, no lock, no I/O
 
-    def accept(self, endpoint: str, body: Body) -> tuple[int, Waiter]:
+    def accept(self, endpoint: str, body: Body, key: str | None = None) -> tuple[int, Waiter]:
         """Let a call join its lane; gives its number and what to await."""
-        if self._refusal is not None:
-            raise _copy(self._refusal)
+        self.callers.admit()
         model, encoded, inputs = self._provider.encode(endpoint, body)
-        self._accepted = number = self._accepted + 1
+        self.accepted += 1
+        self._given += 1
+        number = self._given
         long = len(encoded) > LONG and self._limits.is_long(model, len(encoded))
-        self._spool.add(endpoint, model, number, encoded, inputs, long=long)
-        waiter = self._waiters[number] = self._new_waiter()
+        if self._resumption is None:
+            self._spool.add(endpoint, model, number, encoded, inputs, long=long)
+        else:
+            digest = digest_of(endpoint, encoded, key)
+            call = Deferred(number, endpoint, model, encoded, inputs, long, digest)
+            self._deferred.append(call) if self._resumption.looks else self._accept_anew(call)
+        waiter = self.callers.add(number)
         if not self._stirred:
             self._stirred = True
             self._stir.set()
         return number, waiter
 
+    def _accept_anew(self, call: Deferred) -> None:
+        """Let a call join its lane that is none of an earlier time; its row is numbered behind those before it."""
+        row = call.number
+        if row < self._newest:
+            assert self._resumption is not None  # noqa: S101 - it looked for the call, while later ones joined
+            self._given += 1
+            row = self._given
+            self._resumption.attach(call.number, row)
+        self._newest = row
+        self._spool.add(call.endpoint, call.model, row, call.body, call.inputs, long=call.long, digest=call.digest)
+
     def leave(self, numbers: Iterable[int]) -> None:
         """Note that the callers of these numbers are gone; those that were settled do not count."""
-        gone = [number for number in numbers if self._waiters.pop(number, None) is not None]
+        gone = self.callers.leave(numbers)
         if gone:
-            self._gone.update(gone)
+            self._gone.update(gone if self._resumption is None else self._resumption.leave(gone))
             self._stir.set()
-            self._quiet.set()
 
-    @property
-    def accepted(self) -> int:
-        """Count the calls accepted."""
-        return self._accepted
+    def take_back(self, custom_ids: Iterable[str]) -> None:
+        """Note that answers never reached the callers that they were given to."""
+        if self._resumption is not None:
+            self._resumption.take_back(int(custom_id.rpartition("-")[2]) for custom_id in custom_ids)
 
     @property
     def batches(self) -> int:
@@ -107,8 +153,8 @@ class Collector:
 
     def __repr__(self) -> str:
         return (
-            f"{self.accepted} accepted, {self.answered} answered, {self.failed} failed, {self.batches} batches, "
-            f"{'open' if self._refusal is None else 'closed'}"
+            f"{self.accepted} accepted, {self.callers.answered} answered, {self.callers.failed} failed, "
+            f"{self.batches} batches, {'open' if self.callers.refusal is None else 'closed'}"
         )
 
     def lanes(self) -> tuple[LaneStats, ...]:
@@ -119,118 +165,184 @@ class Collector:
     # --- feeding
 
     def feed(self, event: Event) -> None:
-        """Tell the engine, and do what it says."""
+        """Tell the engine, and do what it says; what depends on facts waits until these are recorded."""
         events: deque[Event] = deque((event,))
         now = self._now()
+        facts: list[Event] = []
+        dependent: list[Command] = []
+        if isinstance(event, Asked):  # somebody awaits them again before the engine heard that nobody did
+            self._gone.difference_update(event.rows)
         while events:
-            for command in self._engine.handle(events.popleft(), now):
+            event = events.popleft()
+            if isinstance(event, Done):
+                facts += self._answers.take(event.batch_id)
+            facts.append(event)
+            for command in self._engine.handle(event, now):
                 if isinstance(command, Record):
-                    events.append(command.fact)  # nothing to record to: memory is as safe as the engine
+                    events.append(command.fact)
+                elif isinstance(command, DEPENDENT):
+                    dependent.append(command)
                 else:
-                    self._perform(command)
+                    self.perform(command)
+                facts += implied(command)
+        if self._recorder is None:
+            for command in dependent:
+                self.perform(command)
+        else:
+            self._recorder.submit([(now, fact) for fact in facts if isinstance(fact, RECORDED)], dependent)
         self._stir.set()
 
-    def _perform(self, command: Command) -> None:
+    def perform(self, command: Command) -> None:
+        """Carry out a command."""
         match command:
             case Settle():
                 self._settle(command)
             case Fail():
                 self._fail(command)
+            case Anew() if self._resumption is not None:
+                self._resumption.anew(command.numbers)
             case Cancel() | Delete() | Discard():
-                self._start(self._performer.chore, command)
+                self._background.start(self._performer.chore, command)
             case Count():
-                self._start(self._performer.count, command)
+                self._background.start(self._performer.count, command)
             case _:
-                self._start(self._performer.step, command)
+                self._background.start(self._performer.step, command)
 
     def _take_in(self) -> None:
         """Tell the engine of the calls that came and of the callers that went."""
         self._stirred = False
-        for lane, run, rich in self._spool.accepted():
-            if lane.queue not in self._queues:
-                self._limit(lane.queue)
-            self.feed(Accepted(lane, run, rich))
+        if self._deferred:
+            calls, self._deferred = self._deferred, []
+            self._background.start(self._look_up, calls, self._flushes)
+        for accepted in self._spool.accepted():
+            for limited in self._limits_of(accepted.lane.queue):
+                self.feed(limited)
+            self.feed(Accepted(*accepted))
         if self._gone:
-            gone, self._gone = frozenset(self._gone), set()
-            self.feed(Abandoned(gone))
+            gone, self._gone = self._gone, set()
+            self.feed(Abandoned(frozenset(gone)))
 
-    def _limit(self, queue: Queue) -> None:
-        """Tell the engine what is known of a queue when its first call comes."""
+    def _limits_of(self, queue: Queue) -> list[Limited]:
+        """Say what is known of a queue when it is heard of first."""
+        if queue in self._queues:
+            return []
         self._queues.add(queue)
-        for tokens, source in self._limits.of(queue):
-            self.feed(Limited(queue, tokens, source))
+        return [Limited(queue, tokens, source) for tokens, source in self._limits.of(queue)]
+
+    async def _look_up(self, calls: list[Deferred], flushes: int) -> None:
+        assert self._resumption is not None  # noqa: S101 - it deferred them
+        await self._resumption.look_up(calls)
+        self._take_in()
+        if self._flushes > flushes:  # one came meanwhile, which is meant for these calls too
+            self.feed(Flush())
 
     def flush(self) -> None:
-        """Submit what waits without lingering."""
+        """Submit what waits without lingering, also what is still being looked for."""
         self._take_in()
+        self._flushes += 1
         self.feed(Flush())
 
     # --- settling
 
     def _settle(self, command: Settle) -> None:
-        for number, row in zip(command.numbers, command.rows, strict=True):
-            waiter = self._waiters.pop(number, None)
+        numbers = command.numbers if self._resumption is None else self._resumption.numbers(command.numbers)
+        delivered = []
+        for number, row in zip(numbers, command.rows, strict=True):
             if row.ok:
-                self.answered += 1
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(response_of(row, command.batch_id))
+                delivered.append(self.callers.give(number, response_of(row, command.batch_id)))
             else:
-                self.failed += 1
-                if waiter is not None and not waiter.done():
-                    waiter.set_exception(error_of_row(row, command.batch_id))
-        self._quiet.set()
+                delivered.append(self.callers.refuse(number, error_of_row(row, command.batch_id)))
+        self._answers.add(command, delivered)
+        self._background.changed()
 
     def _fail(self, command: Fail) -> None:
-        self.failed += len(command.numbers)
-        for number in command.numbers:
-            waiter = self._waiters.pop(number, None)
-            if waiter is not None and not waiter.done():
-                custom_id = f"{self._pool}-{number}"
-                waiter.set_exception(error_of_failure(command.failure, custom_id, command.batch_id))
-        self._quiet.set()
+        rows = list(command.numbers)
+        numbers = rows if self._resumption is None else self._resumption.numbers(rows)
+        for number, row in zip(numbers, rows, strict=True):
+            self.callers.refuse(number, error_of_failure(command.failure, f"{self._pool}-{row}", command.batch_id))
+        self._background.changed()
 
-    def _refuse(self, error: CarpoolError) -> None:
-        """Settle everybody with an error, and tell it to whoever comes later."""
-        self._refusal = self._refusal or error
-        waiters, self._waiters = self._waiters, {}
-        for waiter in waiters.values():
-            if not waiter.done():
-                waiter.set_exception(_copy(error))
-        self._quiet.set()
+    # --- the journal
+
+    async def recover(self) -> None:
+        """Take over what processes left that have died; it goes on with `Recovered`."""
+        assert self._journal is not None  # noqa: S101 - asked for where there is one
+        assert self._resumption is not None  # noqa: S101 - likewise
+        told = [entry async for chunk in self._journal.load() for entry in chunk]
+        for at, fact in told:  # at once: nothing may happen to a batch of which half is told
+            if isinstance(fact, Accepted | Packed):
+                for limited in self._limits_of(fact.lane.queue):
+                    self._engine.replay(limited, self._now())
+            self._engine.replay(fact, at)
+        left = any(isinstance(fact, Accepted | Packed) for _, fact in told)
+        if left or (await self._journal.summary()).answered:
+            self._resumption.begin()
+
+    async def _adopt(self, recorder: Recorder) -> None:
+        """Look from time to time for processes that have died since."""
+        while recorder.broken is None:
+            await anyio.sleep(self._adopt_every)
+            try:
+                await self.recover()
+            except JournalError as exc:
+                recorder.lose(exc)  # what was taken over is told in part, and nobody else will tell it
+            else:
+                self.feed(Recovered())
+
+    def begin(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Let the journal be written."""
+        self._background.start(write)
+
+    def recorded(self, facts: Iterable[Stamped]) -> None:
+        """Note that facts are safe."""
+        self._answers.recorded(facts)
+
+    def lost(self, error: JournalError) -> None:
+        """Take no more calls: they could not be kept."""
+        self.callers.refusal = self.callers.refusal or error
+
+    def _lose(self, exc: OSError) -> None:
+        if self._recorder is not None:
+            self._recorder.lose(JournalError(f"Answers cannot be kept: {exc}. Free some room, and start again."))
 
     # --- running
 
     async def run(self, started: anyio.Event) -> None:
         """Run the background until `stop`; a fault in it becomes the error of every caller and ends it."""
         try:
-            async with anyio.create_task_group() as self._tasks:
-                started.set()
-                if not self._stopped:
-                    await self._keep_time()
+            await self._background.run(self._run, started)
         except Exception as exc:
             log.exception("the pool broke down")
-            self._refuse(CarpoolError(f"The pool broke down by a fault of carpool's own: {exc!r}"))
+            self.callers.refuse_all(CarpoolError(f"The pool broke down by a fault of carpool's own: {exc!r}"))
         finally:
-            self._refuse(PoolClosed("The pool's event loop ended before the answer came."))
-            self._tasks = None
-            await self._clean_up()
+            self.callers.refuse_all(PoolClosed("The pool's event loop ended before the answer came."))
+            await self.clean_up()
+
+    async def _run(self) -> None:
+        self.feed(Recovered())
+        if self._recorder is not None:
+            self._background.watch(self._adopt, self._recorder)
+        await self._keep_time()
 
     def over(self) -> None:
         """Note that the background has ended, also when it never began."""
-        self._refuse(PoolClosed("The pool's event loop ended before the answer came."))
-        self._finished.set()
+        self.callers.refuse_all(PoolClosed("The pool's event loop ended before the answer came."))
+        self._background.finish()
 
-    async def _clean_up(self) -> None:
+    async def clean_up(self) -> None:
+        """Let go of connections, files and journal."""
         try:
             with anyio.CancelScope(shield=True):
                 try:
                     await self._wire.aclose()
                 finally:
                     await self._spool.aclose()
+                    if self._journal is not None:
+                        await self._journal.aclose()
         except Exception:  # whatever it is, whoever closes the pool must not wait for ever, and trio must not crash
             log.exception("the pool could not clean up after itself")
         finally:
-            self._finished.set()
+            self._background.finish()
 
     async def _keep_time(self) -> None:
         while True:
@@ -238,13 +350,13 @@ class Collector:
             self._stir = anyio.Event()
             if self._spool.has_chunks and not self._writing:
                 self._writing = True
-                self._start(self._write, None)
+                self._background.start(self._write)
             pause = self._engine.deadline() - self._now()
             with anyio.move_on_after(max(0.0, pause)):
                 await self._stir.wait()
             self.feed(Tick())
 
-    async def _write(self, _: None) -> None:
+    async def _write(self) -> None:
         try:
             await self._spool.write()
         except OSError as exc:
@@ -252,18 +364,6 @@ class Collector:
             log.warning("the spool cannot be written: %s", exc)
         finally:
             self._writing = False
-
-    def _start(self, perform: Callable[[Any], Awaitable[None]], command: Any) -> None:
-        if self._tasks is not None:
-            self._busy += 1
-            self._tasks.start_soon(self._run_one, perform, command)
-
-    async def _run_one(self, perform: Callable[[Any], Awaitable[None]], command: Any) -> None:
-        try:
-            await perform(command)
-        finally:
-            self._busy -= 1
-            self._quiet.set()
 
     def _now(self) -> float:
         return self._epoch + anyio.current_time()
@@ -275,46 +375,32 @@ class Collector:
 
         When this is cancelled, or the body failed, `abandon` is the way out.
         """
-        self._refusal = PoolClosed("The pool is closed. Open a new one for more requests.")
+        self.callers.refusal = PoolClosed("The pool is closed. Open a new one for more requests.")
         self.flush()
-        await self._until(lambda: not self._waiters and not self._busy)
+        await self._background.until(lambda: not self.callers and not self._background.busy)
         self._take_in()
         self._performer.leaving = True
-        self.feed(Leave())
-        await self._until(lambda: not self._busy)
-        await self._stop()
+        self.feed(Leave(keep=self._journal is not None))
+        await self._background.until(lambda: not self._background.busy)
+        await self._background.stop()
 
     async def abandon(self) -> None:
         """Settle every caller with `PoolClosed`, cancel what runs remotely, best effort, and end the background."""
         self._performer.leaving = True
-        self._refuse(PoolClosed("The pool was left by an exception before the answer came."))
+        self.callers.refuse_all(PoolClosed("The pool was left by an exception before the answer came."))
         try:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_FAREWELL):
-                self.feed(Leave())
-                await self._until(lambda: not self._busy)
+                await self._say_farewell()
             for left in self._performer.uncancelled:
                 log.warning("left before batch %s was cancelled: it runs on and is billed", left)
         finally:  # also when asyncio cancels a second time, which no shield keeps out
-            self._end_background()
-        await self._stop()
+            self._background.end()
+        await self._background.stop()
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while self._tasks is not None and not condition():
-            if self._quiet.is_set():
-                self._quiet = anyio.Event()
-            await self._quiet.wait()
-
-    async def _stop(self) -> None:
-        self._end_background()
-        with anyio.CancelScope(shield=True):
-            await self._finished.wait()
-
-    def _end_background(self) -> None:
-        self._stopped = True
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
-
-
-def _copy(error: CarpoolError) -> CarpoolError:
-    """Give everybody an error of their own: a shared one would gather the tracebacks of all."""
-    return type(error)(*error.args)
+    async def _say_farewell(self) -> None:
+        if self._recorder is not None:
+            self._take_in()
+            await self._background.until(lambda: self._recorder is None or self._recorder.idle)
+        else:
+            self.feed(Leave())
+            await self._background.until(lambda: not self._background.busy)

@@ -15,11 +15,13 @@ Body: TypeAlias = Mapping[str, Any] | str | bytes
 class Request:
     """Name an endpoint and the body to send there.
 
-    `body` is a mapping, or ready JSON as str or bytes, which travels unchanged.
+    `body` is a mapping, or ready JSON as str or bytes, which travels unchanged. A journal knows a request again by its
+    `key`, or else by endpoint and body; without a journal the key has no meaning.
     """
 
     endpoint: str
     body: Body
+    key: str | None = None
 
 
 class Usage(NamedTuple):
@@ -162,11 +164,26 @@ class Run(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+class Sought(NamedTuple):
+    """Name uploads of which no reply told: `size` bytes, by the client key, not before `since`."""
+
+    key: str
+    size: int
+    since: float
+
+
+class Leftovers(msgspec.Struct, frozen=True, gc=False):
+    """Name what a batch that is over leaves at the provider: files, and uploads that may have arrived."""
+
+    file_ids: tuple[str, ...]
+    sought: Sought | None = None
+
+
 class PackedBatch(msgspec.Struct, frozen=True, gc=False):
     """Describe one input file: its lane, the ranges of the spool it is made of, and the client key it is known by.
 
-    `tokens` is what it is expected to weigh in its queue; `again` is true when an earlier upload may have arrived
-    though no reply came.
+    `tokens` is what it is expected to weigh in its queue; `again` is true when an earlier upload, made after the time
+    `packed_at`, may have arrived though no reply came.
     """
 
     key: str
@@ -175,6 +192,12 @@ class PackedBatch(msgspec.Struct, frozen=True, gc=False):
     size: int
     tokens: int = 0
     again: bool = False
+    packed_at: float = 0.0
+
+    @property
+    def sought(self) -> Sought:
+        """Name its uploads."""
+        return Sought(self.key, self.size, self.packed_at)
 
 
 class BatchProblem(msgspec.Struct, frozen=True, gc=False):
@@ -215,7 +238,10 @@ class BatchStatus(msgspec.Struct, frozen=True, gc=False):
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
-    """Hold one line of an output or error file; `status_code` is 0 and `code` set where no HTTP reply was had."""
+    """Hold one line of an output or error file; `status_code` is 0 and `code` set where no HTTP reply was had.
+
+    `offset` and `size` say where the line lies in its file, in bytes.
+    """
 
     custom_id: str
     status_code: int
@@ -223,6 +249,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     code: str = ""
     message: str = ""
+    offset: int = 0
+    size: int = 0
 
     @property
     def ok(self) -> bool:

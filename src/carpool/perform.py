@@ -12,6 +12,7 @@ from .engine.commands import Cancel, Check, Collect, Count, Create, Delete, Disc
 from .engine.events import (
     Answered,
     Checked,
+    Cleared,
     Collected,
     Counted,
     Created,
@@ -21,7 +22,7 @@ from .engine.events import (
     Uncountable,
     Uploaded,
 )
-from .models import Call, CallFailed, Failure, Flow, Lane, Reply, Row
+from .models import NO_REPLY, Call, CallFailed, Failure, Flow, Lane, Reply, Row
 from .providers import Provider
 from .providers.jsonl import Lines
 from .spool import Spool
@@ -49,7 +50,10 @@ async def drive(flow: Flow[T], send: Callable[[Call], Awaitable[Reply]]) -> T:
 
 
 class Performer:
-    """Carry out one command at a time or many at once; `feed` takes what comes of them."""
+    """Carry out one command at a time or many at once.
+
+    `feed` takes what comes of them, and `lose` the reason why answers cannot be kept.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class Performer:
         spool: Spool,
         counter: Counter,
         feed: Callable[[Event], None],
+        lose: Callable[[OSError], None],
         *,
         keep_remote_files: bool,
     ) -> None:
@@ -66,8 +71,9 @@ class Performer:
         self._spool = spool
         self._counter = counter
         self._feed = feed
+        self._lose = lose
         self._keep_remote_files = keep_remote_files
-        self._downloads = 0
+        self._warned = False
         self.leaving = False  # nobody waits for counts any more
         # Less than the wire's connections, so that checks and cancellations never wait for files.
         self._uploads = anyio.CapacityLimiter(8)
@@ -92,7 +98,7 @@ class Performer:
         except CallFailed as exc:
             failure = exc.failure
         except OSError as exc:
-            failure = Failure("disk", f"The spool cannot be used: {exc}. Free some room or set TMPDIR.")
+            failure = Failure("disk", f"Requests cannot be kept on disk: {exc}. {self._spool.remedy}")
         except Exception as exc:
             log.exception("%s failed by a fault of carpool's own", type(command).__name__)
             failure = Failure("failed", f"A fault of carpool's own: {exc!r}")
@@ -129,7 +135,8 @@ class Performer:
     async def chore(self, command: Chore) -> None:
         """Carry out what nobody waits for, within a minute; a failure is logged."""
         try:
-            with anyio.move_on_after(_CHORE):
+            pause = command.pause if isinstance(command, Delete) else 0.0
+            with anyio.move_on_after(_CHORE + pause):
                 await self._chore(command)
         except Exception as exc:  # noqa: BLE001 - a chore is nobody's answer: whatever happens to it, the pool goes on
             log.warning("%r: %r", command, exc)
@@ -141,13 +148,29 @@ class Performer:
                 if await self._tidy(self._provider.cancel(command.remote_id)):
                     self.uncancelled.discard(command.remote_id)
                     log.warning("cancelled batch %s: nobody awaits its answers", command.remote_id)
-            case Delete() if not self._keep_remote_files:
-                for file_id in command.file_ids:
-                    await self._tidy(self._provider.delete(file_id))
+            case Delete():
+                gone = self._keep_remote_files or await self._delete(command)
+                if gone and command.key is not None:
+                    self._feed(Cleared(command.key))
             case Discard():
                 await self._spool.discard(command.segment)
 
+    async def _delete(self, command: Delete) -> bool:
+        gone = [await self._tidy(self._provider.delete(file_id)) for file_id in command.file_ids]
+        gone += [await self._tidy(self._provider.delete(file_id)) for file_id in await self._strays(command)]
+        return all(gone)
+
+    async def _strays(self, command: Delete) -> set[str]:
+        """Look for uploads that no reply told of."""
+        if command.sought is None:
+            return set()
+        await anyio.sleep(command.pause)
+        return set(await drive(self._provider.uploads(command.sought), self._wire.send)).difference(command.file_ids)
+
     async def _upload(self, command: Upload) -> None:
+        if not self._spool.keeps and not self._warned:
+            self._warned = True
+            log.warning("no journal: should this process die, answers to what it submitted are lost, though paid for")
         async with self._uploads:
             await self._spool.write(command.batch.runs)
             file_id = await drive(self._provider.upload(command.batch), self._wire.send)
@@ -160,10 +183,16 @@ class Performer:
 
     async def _find(self, command: Find) -> None:
         missing = dict.fromkeys(command.keys)
-        for status in await drive(self._provider.find(command.files), self._wire.send):
+        silent: list[str] = []
+        for status in await drive(self._provider.find(command.files, command.since), self._wire.send):
             if status.key in missing:
                 del missing[status.key]
-                self._feed(Created(status.key, status))
+                if status.status == NO_REPLY:
+                    silent.append(status.key)
+                else:
+                    self._feed(Created(status.key, status))
+        if silent:
+            self._feed(Failed(tuple(silent), Failure("lost", "The listing of batches broke off.")))
         if missing:
             self._feed(NotFound(tuple(missing), command.at))
 
@@ -174,49 +203,43 @@ class Performer:
     async def _collect(self, command: Collect) -> None:
         bill = _Bill(self._provider.input_tokens if command.add_up else None)
         for call in self._provider.collect(command.status):
-            self._downloads += 1
-            name = f"download-{self._downloads}.jsonl"
             async with self._downloads_at_once:
-                await self._download(command.key, call, name, bill)
+                await self._download(command.key, call, bill)
         self._feed(Collected(command.key, bill.rows, bill.tokens))
 
-    async def _download(self, key: str, call: Call, name: str, bill: "_Bill") -> None:
-        """Stream a file to disk and settle its rows as they come; cut on "\\n" alone."""
-        lines = Lines()
-        offset = 0
+    async def _download(self, key: str, call: Call, bill: "_Bill") -> None:
+        """Settle the rows of a file as they come, cut on "\\n" alone; where there is a journal, save them first."""
+        file = _File(key, self._spool.new_download() if self._spool.keeps else None)
 
         async def receive(chunk: bytes) -> None:
-            nonlocal offset
-            await self._save(name, offset, chunk)
-            offset += len(chunk)
-            await self._answer(key, lines.feed(chunk), bill)
+            await self._save(file, chunk)
+            await self._answer(file, file.lines.feed(chunk), bill)
 
-        try:
-            reply = await self._wire.send(call, receive)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._spool.remove(name)
+        reply = await self._wire.send(call, receive)
         if not 200 <= reply.status < 300:
             raise CallFailed(self._provider.refused(reply))
-        await self._answer(key, lines.close(), bill)
+        await self._answer(file, file.lines.close(), bill)
 
-    async def _save(self, name: str, offset: int, chunk: bytes) -> None:
-        try:
-            await self._spool.save(name, offset, chunk)
-        except OSError as exc:
-            # The answers are in hand and paid for: a full disk must not keep them from their callers.
-            log.warning("a downloaded file cannot be saved: %s", exc)
+    async def _save(self, file: "_File", chunk: bytes) -> None:
+        if file.name is not None:
+            try:
+                await self._spool.save(file.name, file.saved, chunk)
+            except OSError as exc:
+                # The answers are in hand and paid for: a full disk must not keep them from their callers.
+                self._lose(exc)
+        file.saved += len(chunk)
 
-    async def _answer(self, key: str, lines: list[bytes], bill: "_Bill") -> None:
+    async def _answer(self, file: "_File", lines: list[bytes], bill: "_Bill") -> None:
         for start in range(0, len(lines), _SLICE):
             rows: list[Row] = []
             for line in lines[start : start + _SLICE]:
                 try:
-                    rows.append(self._provider.parse_row(line))
+                    rows.append(self._provider.parse_row(line, file.read))
                 except ValueError as exc:
                     if line.strip():
-                        log.warning("a line in the files of batch %s is %s", key, exc)
-            self._feed(Answered(key, rows))
+                        log.warning("a line in the files of batch %s is %s", file.key, exc)
+                file.read += len(line) + 1
+            self._feed(Answered(file.key, rows, file.name))
             bill.add(rows)
             await anyio.lowlevel.checkpoint()
 
@@ -226,6 +249,16 @@ class Performer:
         if not done:
             log.warning("%s %s: %s", call.method, call.path, self._provider.refused(reply).message)
         return done
+
+
+class _File:
+    """Follow the download of one file of a batch; `name` is None where it is not kept."""
+
+    def __init__(self, key: str, name: str | None) -> None:
+        self.key = key
+        self.name = name
+        self.lines = Lines()
+        self.saved = self.read = 0  # bytes
 
 
 class _Bill:

@@ -1,11 +1,13 @@
 """The door: settings in, answers out."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from inspect import iscoroutinefunction
+from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import Any, Literal, NamedTuple, Self, get_args, overload
 
 import anyio
 import anyio.lowlevel
@@ -17,10 +19,15 @@ from .config import Timing
 from .engine.engine import Engine
 from .engine.lane import LaneStats
 from .errors import CarpoolError, ConfigurationError, PoolClosed
+from .journal import Journal
+from .journal.sqlite import Sqlite
 from .limits import Limits, Tier
 from .models import Body, Request, Response
+from .ports import RunSync
 from .providers.openai import OpenAI
-from .spool import RunSync, Spool
+from .recover import recover
+from .resume import Reuse
+from .spool import Spool
 from .tokens import Counter, Tiktoken
 from .waiter import Waiter, current_runtime
 from .wire import Transport, Wire
@@ -29,10 +36,11 @@ _BREATH = 500  # calls accepted by `gather` before others get the event loop: a 
 
 
 class Ports(NamedTuple):
-    """Replace what touches the world: threads and sockets."""
+    """Replace what touches the world: threads, sockets, and the journal's database."""
 
     run_sync: RunSync | None = None
     transport: Transport | None = None
+    journal: Journal | None = None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -51,13 +59,19 @@ class Pool:
     `api_key` and `base_url` are taken from OPENAI_API_KEY and OPENAI_BASE_URL when None, as by the official SDK; the
     key may be a callable, also an async one. `keep_remote_files` leaves input, output and error files at the provider.
 
+    `journal` is a folder in which requests and answers outlive the process: started again with the same folder, the
+    same program pays for nothing twice, and gets each request the answer that was paid for. `reuse` says which of those
+    a call may be given: "always" any that no other call of this process was given, "undelivered" only what no caller
+    ever received, "never" none. Delivered answers go after `retention` seconds, when the folder is opened.
+
     `tier` ("tier-1" to "tier-5", "build", "launch", "grow") looks the enqueued-token limits up in a dated table;
     `limits` gives them by model, family or "*" for all others, in tokens, and is never exceeded. With neither, a limit
     is learned from the provider's first refusal, which costs nothing. `counter` counts prompt tokens in tiktoken's
     stead: it is given endpoint, model and body (bytes of JSON), and called in a worker thread.
 
     Use it as an async context manager, or with `start` and `aclose`. Leaving it normally submits what waits and waits
-    for every caller; leaving by an exception settles them with `PoolClosed` and cancels the batches, best effort.
+    for every caller; leaving by an exception settles them with `PoolClosed` and, unless there is a journal, cancels the
+    batches, best effort.
     """
 
     def __init__(
@@ -69,6 +83,9 @@ class Pool:
         limits: Mapping[str, int] | None = None,
         timing: Timing | None = None,
         counter: Counter | None = None,
+        journal: str | os.PathLike[str] | None = None,
+        reuse: Reuse = "always",
+        retention: float = 30 * 86_400.0,
         keep_remote_files: bool = False,
         _ports: Ports | None = None,
     ) -> None:
@@ -76,8 +93,12 @@ class Pool:
         self._limits = Limits(tier, limits)
         self._timing = timing or Timing()
         self._counter = _checked_counter(counter)
+        self._folder = None if journal is None else Path(journal)
+        self._reuse = _checked_reuse(reuse)
+        self._retention = _checked_retention(retention)
         self._keep_remote_files = keep_remote_files
         self._ports = _ports or Ports()
+        self._started = False
         self._collector: Collector | None = None
         self._task: object = None  # the event loop keeps only a weak reference to it
 
@@ -95,22 +116,26 @@ class Pool:
 
     async def start(self) -> None:
         """Open the pool in the running event loop; `async with` does it by itself."""
-        if self._collector is not None:
+        if self._started:
             raise PoolClosed("A pool opens once. Make a new one.")
+        self._started = True
         runtime = current_runtime()
-        pool = token_hex(6)
-        provider = OpenAI()
-        # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
-        threads = partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
-        spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), self._ports.run_sync or threads)
+        provider = OpenAI(keep_files=self._keep_remote_files)
+        # Before the journal is open: this may fail.
         wire = Wire(
             self._account,
-            spool.read,
+            lambda runs: spool.read(runs),
             transport=self._ports.transport,
             final=lambda reply: provider.refused(reply).kind not in ("busy", "lost"),
         )
-        engine = Engine(pool, self._timing, provider.limits)
-        self._collector = Collector(
+        # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
+        run_sync = self._ports.run_sync or partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
+        journal = await self._open_journal(run_sync)
+        pool = token_hex(6) if journal is None else journal.pool
+        numbered = 0 if journal is None else journal.numbered
+        spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), run_sync, self._folder, numbered)
+        engine = Engine(pool, self._timing, provider.limits, numbered)
+        collector = Collector(
             pool,
             engine,
             provider,
@@ -119,16 +144,30 @@ class Pool:
             runtime,
             self._limits,
             self._counter,
+            journal,
+            reuse=self._reuse,
+            adopt_every=self._timing.poll_max,
             keep_remote_files=self._keep_remote_files,
         )
+        try:
+            if journal is not None:
+                await recover(collector, journal, provider, wire)
+        except BaseException:
+            await collector.clean_up()
+            raise
+        self._collector = collector
         started = anyio.Event()
-        collector = self._collector
         self._task = runtime.spawn(lambda: collector.run(started), collector.over)
         try:
             await started.wait()
         except BaseException:
             await collector.abandon()
             raise
+
+    async def _open_journal(self, run_sync: RunSync) -> Journal | None:
+        if self._folder is None or self._ports.journal is not None:
+            return self._ports.journal
+        return await Sqlite.open(self._folder, self._account.name, self._retention, run_sync)
 
     async def aclose(self) -> None:
         """Submit what waits, wait for every caller, and close; when cancelled, leave as by an exception."""
@@ -157,7 +196,7 @@ class Pool:
         try:
             return await waiter
         except BaseException:
-            self._open().leave((number,))
+            self._leave_all([(number, waiter)])
             raise
 
     @overload
@@ -193,6 +232,7 @@ class Pool:
             raise
         failed = next((outcome for outcome in outcomes if isinstance(outcome, CarpoolError)), None)
         if failed is not None and not return_exceptions:
+            self._open().take_back([outcome.custom_id for outcome in outcomes if isinstance(outcome, Response)])
             raise failed
         return outcomes
 
@@ -203,7 +243,13 @@ class Pool:
     def stats(self) -> Stats:
         """Count what was accepted, answered and failed, and what is under way in each lane."""
         collector = self._open()
-        return Stats(collector.accepted, collector.answered, collector.failed, collector.batches, collector.lanes())
+        return Stats(
+            collector.accepted,
+            collector.callers.answered,
+            collector.callers.failed,
+            collector.batches,
+            collector.lanes(),
+        )
 
     def __repr__(self) -> str:
         if self._collector is None:
@@ -218,7 +264,7 @@ class Pool:
     def _accept(self, endpoint: str | Request, body: Body | None) -> tuple[int, Waiter]:
         collector = self._collector or self._open()
         if isinstance(endpoint, Request):
-            return collector.accept(endpoint.endpoint, endpoint.body)
+            return collector.accept(endpoint.endpoint, endpoint.body, endpoint.key)
         return collector.accept(endpoint, body)  # type: ignore[arg-type]  # None is refused with the other non-objects
 
     def _try_accept(self, request: Request | Body, endpoint: str | None) -> tuple[int, Waiter] | CarpoolError:
@@ -234,9 +280,9 @@ class Pool:
     def _leave_all(self, entries: Iterable[tuple[int, Waiter] | CarpoolError]) -> None:
         accepted = [entry for entry in entries if not isinstance(entry, CarpoolError)]
         self._open().leave(number for number, _ in accepted)
-        for _, waiter in accepted:
-            if waiter.done() and not waiter.cancelled():
-                waiter.exception()  # seen: asyncio would complain about an error that nobody looked at
+        settled = [waiter for _, waiter in accepted if waiter.done() and not waiter.cancelled()]
+        # Looked at in any case: asyncio would complain about an error that nobody saw.
+        self._open().take_back([waiter.result().custom_id for waiter in settled if waiter.exception() is None])
 
 
 async def _outcome(entry: tuple[int, Waiter] | CarpoolError) -> Response | CarpoolError:
@@ -246,6 +292,18 @@ async def _outcome(entry: tuple[int, Waiter] | CarpoolError) -> Response | Carpo
         return await entry[1]
     except CarpoolError as exc:
         return exc
+
+
+def _checked_reuse(reuse: Any) -> Reuse:
+    if reuse not in get_args(Reuse):
+        raise ConfigurationError(f'reuse must be "always", "undelivered" or "never"; got {reuse!r}.')
+    return reuse  # type: ignore[no-any-return]
+
+
+def _checked_retention(retention: Any) -> float:
+    if not isinstance(retention, int | float) or not retention >= 0:
+        raise ConfigurationError(f"retention must be a number of seconds, 0 or more; got {retention!r}.")
+    return retention
 
 
 def _checked_counter(counter: Any) -> Counter:

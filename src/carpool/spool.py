@@ -1,21 +1,27 @@
 """The spool: accepted lines on disk, in append-only segments, and the files that come back.
 
 Lines gather in memory until they make a chunk or are about to be uploaded, and are then written in a worker thread.
-Where a line will lie is known when it is accepted, so nobody waits for the disk.
+Where a line will lie is known when it is accepted, so nobody waits for the disk. For a journal, all is made to survive
+a crash of the machine before a fact refers to it.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 import anyio
 from msgspec import structs
 
 from .models import Lane, Run
+from .naming import download_name, segment_name
+from .ports import RunSync
 
 CHUNK = 2**20  # bytes: lines are written, and read, so many at a time
 _RICH = b'"type"'  # parts of a message name their type; plain text has none, and is bounded by its bytes
@@ -25,12 +31,13 @@ Frame = tuple[bytes, bytes, bytes]
 Range = tuple[int, int, int]  # segment, offset, length
 
 
-class RunSync(Protocol):
-    """Run a blocking function elsewhere and give its result."""
+class Report(NamedTuple):
+    """Tell of rows that were added to a lane; `rich` when some may hold images or files."""
 
-    def __call__(self, func: Callable[..., Any], /, *args: object) -> Awaitable[Any]:
-        """Run it."""
-        ...
+    lane: Lane
+    run: Run
+    rich: bool
+    digests: bytes
 
 
 class _Tail:
@@ -38,6 +45,7 @@ class _Tail:
 
     __slots__ = (
         "count_inputs",
+        "digests",
         "end",
         "frame",
         "inputs",
@@ -67,28 +75,46 @@ class _Tail:
         self.sizes = array("I")
         self.inputs = array("I") if self.count_inputs else None
         self.rich = False
+        self.digests: list[bytes] = []
 
 
 class Spool:
-    """Keep lines until they are settled, in a temporary folder that goes with `aclose`.
+    """Keep lines until they are settled, in a journal's folder, or in a temporary one that goes with `aclose`.
 
-    `frame` gives the constant parts of a lane's lines.
+    `frame` gives the constant parts of a lane's lines; segments and downloads are numbered from behind `numbered`.
     """
 
-    def __init__(self, frame: Callable[[Lane], Frame], run_sync: RunSync) -> None:
+    def __init__(
+        self, frame: Callable[[Lane], Frame], run_sync: RunSync, folder: Path | None = None, numbered: int = 0
+    ) -> None:
         self._frame = frame
         self._run_sync = run_sync
         self._tails: dict[tuple[str, str, bool], _Tail] = {}
-        self._reports: list[tuple[Lane, Run, bool]] = []
+        self._reports: list[Report] = []
         self._sealed: list[tuple[int, int, list[bytes]]] = []
-        self._segments = 0
-        self._folder: Path | None = None
+        self._segments = self._downloads = numbered
+        self._folder = folder
+        self.keeps = folder is not None
+        self._unsafe: SimpleQueue[str] = SimpleQueue()  # files of which not all would survive a crash
         self._writing = anyio.Lock()
 
     # --- accepting: no I/O, nothing awaited
 
-    def add(self, endpoint: str, model: str, number: int, body: bytes, inputs: int, *, long: bool = False) -> None:
-        """Append a line to its lane's spool; `inputs` is 0 where the endpoint does not count them."""
+    def add(
+        self,
+        endpoint: str,
+        model: str,
+        number: int,
+        body: bytes,
+        inputs: int,
+        *,
+        long: bool = False,
+        digest: bytes | None = None,
+    ) -> None:
+        """Append a line to its lane's spool; `inputs` is 0 where the endpoint does not count them.
+
+        `digest` is what a journal knows the request by; all lines have one, or none has.
+        """
         tail = self._tails.get((endpoint, model, long))
         if tail is None:
             tail = self._tails[endpoint, model, long] = self._new_tail(Lane(endpoint, model, long), inputs)
@@ -101,6 +127,8 @@ class Spool:
         tail.end += size
         if tail.inputs is not None:
             tail.inputs.append(inputs)
+        if digest is not None:
+            tail.digests.append(digest)
         if not tail.rich and _RICH in line:
             tail.rich = True
         if tail.end - tail.unwritten >= CHUNK:
@@ -110,8 +138,8 @@ class Spool:
             self._report(Lane(endpoint, model, long), tail)
             tail.begin(self._next_segment())
 
-    def accepted(self) -> list[tuple[Lane, Run, bool]]:
-        """Take out the rows that were added since the last time, and whether some may hold images or files."""
+    def accepted(self) -> list[Report]:
+        """Take out the rows that were added since the last time."""
         for lane, tail in self._tails.items():
             self._report(Lane(*lane), tail)
         reports, self._reports = self._reports, []
@@ -132,7 +160,7 @@ class Spool:
     def _report(self, lane: Lane, tail: _Tail) -> None:
         if tail.rows:
             run = Run(tail.segment, tail.unreported, tail.rows, tail.sizes, tail.inputs)
-            self._reports.append((lane, run, tail.rich))
+            self._reports.append(Report(lane, run, tail.rich, b"".join(tail.digests)))
             tail.report()
 
     def _seal(self, tail: _Tail) -> None:
@@ -143,6 +171,11 @@ class Spool:
 
     # --- the disk
 
+    @property
+    def remedy(self) -> str:
+        """Say what to do when the disk refuses."""
+        return "Free some room and start again: nothing is lost." if self.keeps else "Free some room or set TMPDIR."
+
     async def write(self, runs: Iterable[Run] = ()) -> None:
         """Write whole chunks, and what these runs lie in; after an OSError what was not written is tried again."""
         wanted = {run.segment for run in runs}
@@ -150,10 +183,22 @@ class Spool:
             if tail.segment in wanted:
                 self._seal(tail)
         async with self._writing:
-            chunks = self._sealed[:]
-            if chunks:
-                await self._run_sync(self._write, chunks)
-                del self._sealed[: len(chunks)]
+            await self._write_sealed()
+
+    async def secure(self) -> None:
+        """Write all lines there are, and make them, and the downloads, survive a crash of the machine."""
+        for tail in self._tails.values():
+            self._seal(tail)
+        async with self._writing:
+            await self._write_sealed()
+            if not self._unsafe.empty():
+                await self._run_sync(self._sync)
+
+    async def _write_sealed(self) -> None:
+        chunks = self._sealed[:]
+        if chunks:
+            await self._run_sync(self._write, chunks)
+            del self._sealed[: len(chunks)]
 
     def read(self, runs: Collection[Run]) -> AsyncIterator[bytes]:
         """Stream the lines of these runs in chunks; they must have been written."""
@@ -168,22 +213,28 @@ class Spool:
         counted: tuple[Run, ...] = await self._run_sync(self._measure, self._frame(lane), runs, measure)
         return counted
 
+    def new_download(self) -> str:
+        """Name a file for what is downloaded next; none is written twice."""
+        self._downloads += 1
+        return download_name(self._downloads)
+
     async def save(self, name: str, offset: int, content: bytes) -> None:
         """Write a part of a downloaded file."""
         await self._run_sync(self._save, name, offset, content)
 
-    async def remove(self, name: str) -> None:
-        """Remove a downloaded file."""
-        await self._run_sync(self._remove, name)
+    async def read_lines(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Read lines of a downloaded file, by offset and size."""
+        lines: list[bytes] = await self._run_sync(self._read_lines, name, spans)
+        return lines
 
     async def discard(self, segment: int) -> None:
         """Remove a segment."""
-        await self._run_sync(self._remove, _name(segment))
+        await self._run_sync(self._remove, segment_name(segment))
 
     async def aclose(self) -> None:
-        """Remove everything."""
+        """Remove everything, unless it is a journal's."""
         async with self._writing:
-            if self._folder is not None:
+            if self._folder is not None and not self.keeps:
                 await self._run_sync(shutil.rmtree, self._folder, True)
                 self._folder = None
 
@@ -194,7 +245,7 @@ class Spool:
 
     def _write(self, chunks: list[tuple[int, int, list[bytes]]]) -> None:
         for segment, offset, lines in chunks:
-            self._save(_name(segment), offset, b"".join(lines))
+            self._save(segment_name(segment), offset, b"".join(lines))
 
     def _save(self, name: str, offset: int, content: bytes) -> None:
         # At its own offset: what a failed try left behind is written over.
@@ -206,16 +257,39 @@ class Spool:
                 view, offset = view[written:], offset + written
         finally:
             os.close(file)
+            if self.keeps:
+                self._unsafe.put(name)
 
     def _read(self, ranges: list[Range]) -> bytes:
         return b"".join(self._read_range(*range_) for range_ in ranges)
 
     def _read_range(self, segment: int, offset: int, length: int) -> bytes:
-        with self._path(_name(segment)).open("rb", buffering=0) as file:
-            content = os.pread(file.fileno(), length, offset)
-        if len(content) != length:
-            raise OSError(f"spool segment {segment} holds {len(content)} of {length} bytes at {offset}")
+        (content,) = self._read_lines(segment_name(segment), ((offset, length),))
         return content
+
+    def _read_lines(self, name: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        lines = []
+        with self._path(name).open("rb", buffering=0) as file:
+            for offset, size in spans:
+                content = os.pread(file.fileno(), size, offset)
+                if len(content) != size:
+                    raise OSError(f"{file.name} holds {len(content)} of {size} bytes at {offset}")
+                lines.append(content)
+        return lines
+
+    def _sync(self) -> None:
+        unsafe = set()
+        with suppress(Empty):
+            while True:
+                unsafe.add(self._unsafe.get_nowait())
+        try:
+            for name in unsafe:
+                _sync(self._path(name))
+            _sync(self._path(""))  # a new file's name is a fact of its folder
+        except BaseException:
+            for name in unsafe:
+                self._unsafe.put(name)
+            raise
 
     def _measure(self, frame: Frame, runs: Sequence[Run], measure: Callable[[bytes], int]) -> tuple[Run, ...]:
         return tuple(structs.replace(run, tokens=array("I", map(measure, self._bodies(frame, run)))) for run in runs)
@@ -234,8 +308,17 @@ class Spool:
             self._path(name).unlink(missing_ok=True)
 
 
-def _name(segment: int) -> str:
-    return f"segment-{segment}.jsonl"
+def _sync(path: Path) -> None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return  # discarded meanwhile
+    try:
+        # macOS: an ordinary fsync may leave the bytes in the disk's own cache.
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        os.fsync(file) if full is None else fcntl.fcntl(file, full)
+    finally:
+        os.close(file)
 
 
 def _chunks(runs: Iterable[Run]) -> Iterator[list[Range]]:

@@ -35,6 +35,10 @@ class Waiter(Protocol):
         """Give the error it was settled with."""
         ...
 
+    def result(self) -> Response:
+        """Give the answer it was settled with."""
+        ...
+
     def set_result(self, result: Response, /) -> None:
         """Settle it with an answer."""
         ...
@@ -73,6 +77,10 @@ class TrioWaiter:
 
     def exception(self) -> BaseException | None:
         return self._error
+
+    def result(self) -> Response:
+        assert self._result is not None  # noqa: S101 - asked for where there is one
+        return self._result
 
     def set_result(self, result: Response, /) -> None:
         self._result = result

@@ -91,9 +91,15 @@ class Shell:
     """Tell an engine of events, feed its records back at once, and keep time and facts."""
 
     def __init__(
-        self, timing: Timing = TIMING, limits: FileLimits = LIMITS, now: float = NOW, *, tokens: int | None = AMPLE
+        self,
+        timing: Timing = TIMING,
+        limits: FileLimits = LIMITS,
+        now: float = NOW,
+        *,
+        tokens: int | None = AMPLE,
+        numbered: int = 0,
     ) -> None:
-        self.engine = Engine(POOL, timing, limits)
+        self.engine = Engine(POOL, timing, limits, numbered)
         self.now = now
         self.facts: list[tuple[Fact, float]] = []
         self._offset = 0

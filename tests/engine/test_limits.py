@@ -10,6 +10,7 @@ from engine_kit import (
     LANE,
     NOW,
     OTHER,
+    TIMING,
     Shell,
     World,
     failures,
@@ -336,7 +337,9 @@ def test_the_upload_of_a_batch_that_was_chosen_anew_is_deleted_when_it_is_done()
     (ahead,) = of(accept_counted(shell, 2, tokens=60), Upload)
     commands = shell.refuse(first.batch.key, 100)
     assert [rows_of(one.batch.runs) for one in of(commands, Upload)] == [[1]]
-    assert shell.tell(Uploaded(ahead.batch.key, "late")) == [Delete(("late",))]
+    assert shell.tell(Uploaded(ahead.batch.key, "late")) == [
+        Delete(("late",), ahead.batch.sought, ahead.batch.key, TIMING.lookup)
+    ]
     assert shell.stats().submitted + shell.stats().waiting == 2
 
 
@@ -346,7 +349,9 @@ def test_the_upload_of_a_batch_that_was_chosen_anew_may_fail() -> None:
     shell.tell(Created(first.batch.key, status(first.batch.key, "validating")))
     (ahead,) = of(accept_counted(shell, 2, tokens=60), Upload)
     shell.refuse(first.batch.key, 100)
-    assert shell.tell(Failed(ahead.keys, refused("rejected"))) == []
+    assert shell.tell(Failed(ahead.keys, refused("rejected"))) == [
+        Delete((), ahead.batch.sought, ahead.batch.key, TIMING.lookup)
+    ]
     assert shell.stats().submitted + shell.stats().waiting == 2
 
 

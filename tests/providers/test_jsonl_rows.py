@@ -1,11 +1,13 @@
 """Rows of output and error files in every form seen, and the cutting of streams into lines."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
+from msgspec.structs import replace
 
 from carpool.models import Row
 from carpool.providers.jsonl import Lines
@@ -28,14 +30,15 @@ def test_an_answer_is_read_and_its_body_kept_byte_for_byte() -> None:
         b'"body":{"id" : "chatcmpl-1", "n":1.50,"x":"\xe2\x80\xa8\\u2028"}},"error":null}'
     )
     read = parse_row(line)
-    assert read == Row("r-17", 200, "req_9", b'{"id" : "chatcmpl-1", "n":1.50,"x":"\xe2\x80\xa8\\u2028"}')
+    body = b'{"id" : "chatcmpl-1", "n":1.50,"x":"\xe2\x80\xa8\\u2028"}'
+    assert read == Row("r-17", 200, "req_9", body, size=len(line))
     assert read.ok
 
 
 def test_an_answer_needs_neither_request_id_nor_error() -> None:
-    assert row(custom_id="a", response={"status_code": 200, "body": BODY}) == Row(
-        "a", 200, "", json.dumps(BODY).encode()
-    )
+    read = row(custom_id="a", response={"status_code": 200, "body": BODY})
+    assert (read.custom_id, read.status_code, read.request_id) == ("a", 200, "")
+    assert (read.body, read.code, read.message) == (json.dumps(BODY).encode(), "", "")
     assert row(custom_id="a", response={"status_code": 201, "request_id": None, "body": BODY}, error=None).ok
 
 
@@ -153,6 +156,45 @@ def test_an_answer_with_half_a_surrogate_in_it_is_an_answer() -> None:
     read = parse_row(b'{"custom_id":"a","response":{"status_code":200,"body":{"x":"\\ud83d"}},"error":null}')
     assert read.ok
     assert json.loads(read.body) == {"x": "\ud83d"}
+
+
+# --- where a row lies
+
+FORMS = [
+    b'{"custom_id":"a","response":{"status_code":200,"request_id":"req_9","body":{"x":1}},"error":null}',
+    b'{"custom_id":"a","response":{"status_code":200,"body":{"x":"\xc3\xa9\xe2\x80\xa8"}}}\r',
+    b' {"custom_id":"a","response":{"status_code":200,"body":{"x":"\\ud83d"}},"error":null} ',
+    b'{"custom_id":"a","response":{"status_code":200,"body":"{\\"x\\":1}"},"error":null}',
+    b'{"custom_id":"a","response":{"status_code":400,"body":{"error":{"message":"bad"}}},"error":null}',
+    b'{"custom_id":"a","response":null,"error":{"code":"batch_expired","message":"m"}}',
+    b'{"custom_id":"a"}',
+]
+
+
+@pytest.mark.parametrize("line", FORMS)
+@pytest.mark.parametrize("offset", [0, 1, 190_000_001, 2**40])
+def test_a_row_says_where_its_line_lies_and_is_the_same_wherever_that_is(line: bytes, offset: int) -> None:
+    read = parse_row(line, offset)
+    assert (read.offset, read.size) == (offset, len(line))
+    assert replace(read, offset=0) == parse_row(line)
+
+
+@unhurried
+@given(st.lists(st.sampled_from([*FORMS, b"", b"nonsense"])), st.sampled_from([b"", b"\n"]), st.integers(1, 50))
+def test_a_row_is_read_again_from_where_it_lies(parts: list[bytes], end: bytes, chunk: int) -> None:
+    stream = b"\n".join(parts) + end
+    lines = Lines()
+    cut = [line for at in range(0, len(stream), chunk) for line in lines.feed(stream[at : at + chunk])]
+    rows: list[Row] = []
+    offset = 0
+    for line in [*cut, *lines.close()]:
+        with suppress(ValueError):
+            rows.append(parse_row(line, offset))
+        offset += len(line) + 1
+
+    assert len(rows) == sum(part in FORMS for part in parts)
+    for read in rows:
+        assert parse_row(stream[read.offset : read.offset + read.size], read.offset) == read
 
 
 # --- lines

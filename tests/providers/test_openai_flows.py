@@ -2,48 +2,18 @@
 
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, TypeVar
 
 import pytest
+from openai_kit import BATCH, LANE, ids, ok, page, play, remote
 
-from carpool.models import NO_REPLY, BatchProblem, BatchStatus, Call, CallFailed, Flow, Lane, PackedBatch, Reply
+from carpool.models import NO_REPLY, BatchProblem, BatchStatus, Call, CallFailed, PackedBatch, Reply
 from carpool.models import Upload as FilePart
 from carpool.providers import Provider
 from carpool.providers.openai import ENDPOINTS, OpenAI
 
-T = TypeVar("T")
-
 openai: Provider = OpenAI()
-LANE = Lane("/v1/chat/completions", "gpt-5-mini")
-BATCH = PackedBatch("pool-b7", LANE, (), 123)
-AGAIN = PackedBatch("pool-b7", LANE, (), 123, again=True)
-
-
-def ok(content: object, status: int = 200) -> Reply:
-    return Reply(status, json.dumps(content).encode())
-
-
-def play(flow: Flow[T], *replies: Reply) -> tuple[list[Call], T]:
-    """Answer a flow's calls in turn; every reply must be used."""
-    calls = [next(flow)]
-    calls += [flow.send(reply) for reply in replies[:-1]]
-    with pytest.raises(StopIteration) as stop:
-        flow.send(replies[-1])
-    result: T = stop.value.value
-    return calls, result
-
-
-def remote(id_: str, key: str | None = None, status: str = "in_progress", **more: Any) -> dict[str, Any]:
-    return {"id": id_, "object": "batch", "status": status, "metadata": key and {"carpool": key}, **more}
-
-
-def page(*entries: object, more: bool = False) -> Reply:
-    return ok({"object": "list", "data": entries, "has_more": more})
-
-
-def ids(statuses: Sequence[BatchStatus]) -> list[str]:
-    return [status.id for status in statuses]
+keeping: Provider = OpenAI(keep_files=True)
+THIRTY_DAYS = 30 * 24 * 3_600
 
 
 # --- upload
@@ -51,51 +21,20 @@ def ids(statuses: Sequence[BatchStatus]) -> list[str]:
 
 def test_an_upload_carries_its_client_key_in_the_file_name() -> None:
     calls, file_id = play(openai.upload(BATCH), ok({"id": "file-1", "status": "processed"}))
-    assert calls == [
-        Call("POST", "/files", False, form={"purpose": "batch"}, upload=FilePart("pool-b7.jsonl", (), 123))
-    ]
+    form = {
+        "purpose": "batch",
+        "expires_after[anchor]": "created_at",
+        "expires_after[seconds]": str(THIRTY_DAYS),
+    }
+    assert calls == [Call("POST", "/files", False, form=form, upload=FilePart("pool-b7.jsonl", (), 123))]
     assert file_id == "file-1"
 
 
-def test_an_upload_that_may_have_arrived_is_looked_for_by_name_and_size() -> None:
-    files = page(
-        {"id": "file-2", "filename": "pool-b7.jsonl", "bytes": 100},
-        {"id": "file-3", "filename": "pool-b6.jsonl", "bytes": 123},
-        {"filename": "pool-b7.jsonl", "bytes": 123},
-        "no object",
-        {"id": "file-4", "filename": "pool-b7.jsonl", "bytes": 123},
-    )
-    calls, file_id = play(openai.upload(AGAIN), files)
-    assert calls == [Call("GET", "/files", True, {"purpose": "batch", "limit": "100", "order": "desc"})]
-    assert file_id == "file-4"
-
-
-@pytest.mark.parametrize("files", [page(), ok({}), ok({"data": None})])
-def test_an_upload_that_did_not_arrive_is_sent_again(files: Reply) -> None:
-    calls, file_id = play(openai.upload(AGAIN), files, ok({"id": "file-5"}))
-    assert [(call.method, call.path) for call in calls] == [("GET", "/files"), ("POST", "/files")]
-    assert file_id == "file-5"
-
-
-@pytest.mark.parametrize("status", [404, 405, 500])
-def test_where_files_cannot_be_listed_an_upload_is_sent_again(status: int) -> None:
-    assert play(openai.upload(AGAIN), Reply(status, b""), ok({"id": "file-5"}))[1] == "file-5"
-
-
-def test_a_refused_key_ends_an_upload_at_once() -> None:
-    with pytest.raises(CallFailed):
-        play(openai.upload(AGAIN), Reply(401, b""))
-
-
-def test_a_batch_whose_metadata_is_not_echoed_is_found_by_its_input_file() -> None:
-    silent = {**remote("batch_1"), "input_file_id": "file-2"}
-    _, (found,) = play(openai.find({"k1": "file-1", "k2": "file-2"}), page(remote("x"), silent))
-    assert (found.id, found.key) == ("batch_1", "k2")
-
-
-def test_other_spellings_of_cancelled_are_understood() -> None:
-    _, (status,) = play(openai.check(["b"]), ok(remote("b", status="Canceled")))
-    assert status.status == "cancelled"
+def test_an_input_file_to_be_kept_is_given_no_expiry() -> None:
+    calls, file_id = play(keeping.upload(BATCH), ok({"id": "file-1"}))
+    part = FilePart("pool-b7.jsonl", (), 123)
+    assert calls == [Call("POST", "/files", False, form={"purpose": "batch"}, upload=part)]
+    assert file_id == "file-1"
 
 
 @pytest.mark.parametrize("content", [{}, {"id": None}, {"id": 5}, {"error": {"message": "gone"}}])
@@ -119,8 +58,19 @@ def test_a_creation_names_file_endpoint_window_and_client_key() -> None:
         "endpoint": "/v1/chat/completions",
         "completion_window": "24h",
         "metadata": {"carpool": "pool-b7", "carpool_tokens": "0"},
+        "output_expires_after": {"anchor": "created_at", "seconds": THIRTY_DAYS},
     }
     assert status == BatchStatus("batch_1", "pool-b7", "validating")
+
+
+def test_output_files_to_be_kept_are_given_no_expiry() -> None:
+    calls, _ = play(keeping.create(BATCH, "file-1"), ok(remote("batch_1")))
+    assert json.loads(calls[0].json or b"") == {
+        "input_file_id": "file-1",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"carpool": "pool-b7", "carpool_tokens": "0"},
+    }
 
 
 # --- reading a batch object
@@ -181,6 +131,11 @@ def test_statuses_come_in_lower_case_whatever_the_server_writes() -> None:
     assert status.status == "completed"
 
 
+def test_other_spellings_of_cancelled_are_understood() -> None:
+    _, (status,) = play(openai.check(["b"]), ok(remote("b", status="Canceled")))
+    assert status.status == "cancelled"
+
+
 def test_problems_come_in_any_form() -> None:
     data = [
         {"code": "a", "message": "m", "line": "7"},
@@ -196,39 +151,6 @@ def test_problems_come_in_any_form() -> None:
         ("error", "", None),
         ("", "", None),
     ]
-
-
-# --- find
-
-
-def test_lost_batches_are_found_by_their_keys_over_several_pages() -> None:
-    calls, found = play(
-        openai.find({"k1": "file-1", "k2": "file-2"}),
-        page(remote("b1"), remote("b2", "k1"), remote("b3", "other"), more=True),
-        page(remote("b4"), more=True),
-        page(remote("b5", "k2", "COMPLETED"), remote("b6"), more=True),
-    )
-    assert [call.query for call in calls] == [
-        {"limit": "100"},
-        {"limit": "100", "after": "b3"},
-        {"limit": "100", "after": "b4"},
-    ]
-    assert all((call.method, call.path, call.repeat) == ("GET", "/batches", True) for call in calls)
-    assert [(status.id, status.key, status.status) for status in found] == [
-        ("b2", "k1", "in_progress"),
-        ("b5", "k2", "completed"),
-    ]
-
-
-@pytest.mark.parametrize("last", [page(), page(more=True), page(remote("b1"), more=False), ok({"data": {}})])
-def test_a_search_ends_with_the_listing(last: Reply) -> None:
-    assert play(openai.find({"k1": "file"}), last)[1] == []
-
-
-def test_a_search_goes_no_further_than_the_newest_two_thousand() -> None:
-    pages = [page(*(remote(f"b{at}-{entry}") for entry in range(100)), more=True) for at in range(20)]
-    calls, found = play(openai.find({"k1": "file"}), *pages)
-    assert (len(calls), found) == (20, [])
 
 
 # --- check

@@ -105,7 +105,7 @@ def test_a_refusal_without_a_code_has_none(status: int) -> None:
     "body", [b"<html>Welcome</html>", b"", b"[]", b'"text"', b"null", b"17", b'{"id": "file-1"', b"\xff", b"[" * 5_000]
 )
 def test_a_200_without_a_json_object_may_have_done_its_work(body: bytes) -> None:
-    for flow in (openai.upload(BATCH), openai.create(BATCH, "f"), openai.find({"k": "file"}), openai.check(["a"])):
+    for flow in (openai.upload(BATCH), openai.create(BATCH, "f"), openai.find({"k": "file"}, 0.0), openai.check(["a"])):
         next(flow)
         with pytest.raises(CallFailed) as caught:
             flow.send(Reply(200, body))

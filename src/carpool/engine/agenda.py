@@ -15,6 +15,9 @@ class Agenda(Generic[K]):
         self._at: dict[K, tuple[float, float]] = {}
         self._heap: list[tuple[float, float, str, K]] = []
 
+    def __contains__(self, name: K) -> bool:
+        return name in self._at
+
     def set(self, name: K, at: float, since: float = 0.0) -> None:
         """Note that `name` is due at `at`, whatever was noted before; of those due together the longest wait is first.
 

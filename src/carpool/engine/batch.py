@@ -1,13 +1,13 @@
 """One batch: where it stands here, where it stands at the provider, and what becomes of the rows it leaves over."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from itertools import chain
 
 from msgspec import structs
 
 from ..models import BatchStatus, Failure, Lane, Load, PackedBatch, Row, Run
-from .packing import sum_loads
+from .packing import common, sum_loads
 
 
 class Stage(Enum):
@@ -107,7 +107,7 @@ def on_failure(stage: Stage, kind: str) -> Do:
 
 # How long a step may go on failing, in seconds. Nothing is paid before the creation, so those rows fail early enough
 # to be noticed; an open batch runs on without us for the whole window (24 h) and is waited for an hour beyond it.
-_PATIENCE: dict[Stage, float] = {Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
+_PATIENCE: dict[Stage, float] = {Stage.LOST: 90_000.0, Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
 _SHORT_PATIENCE = 900.0  # before the creation; and for a refused key, or what is said to be gone, at any time
 VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
 OVERDUE = 172_800.0  # twice the window: a batch that is not over by then is cancelled, and ends for us
@@ -121,10 +121,11 @@ def patience(stage: Stage, kind: str) -> float:
 class Batch:
     """Hold what is known of one batch until its last row is settled."""
 
-    def __init__(self, key: str, lane: Lane, runs: tuple[Run, ...]) -> None:
+    def __init__(self, key: str, lane: Lane, runs: tuple[Run, ...], packed_at: float) -> None:
         self.key = key
         self.lane = lane
         self.runs = runs
+        self.packed_at = packed_at
         self.size = sum(run.size for run in runs)
         self.load = sum_loads(runs)
         self.stage = Stage.PACKED
@@ -140,6 +141,9 @@ class Batch:
         self.billed = self.input_tokens = 0  # rows that said what they cost, and what they cost together
         self.abandoned: set[int] = set()  # rows that nobody awaits any more
         self.again = False  # an upload without a reply may have arrived
+        self.unsure_until = 0.0  # until then listings may not show it
+        self.recovered = False  # from an earlier process, which may or may not have gone further than it recorded
+        self.asked: set[int] | None = None  # of an earlier process: the rows that somebody has asked for again
         self._open: set[int] | None = None
 
     def step(self, step: Step) -> None:
@@ -162,12 +166,17 @@ class Batch:
 
     def packed(self, tokens: int = 0) -> PackedBatch:
         """Describe the input file, which is expected to weigh so many tokens."""
-        return PackedBatch(self.key, self.lane, self.runs, self.size, tokens, self.again)
+        return PackedBatch(self.key, self.lane, self.runs, self.size, tokens, self.again, self.packed_at)
 
     @property
     def rows(self) -> Iterator[int]:
         """Give all row numbers, in the order of the file's lines."""
         return chain.from_iterable(run.rows for run in self.runs)
+
+    @property
+    def first_row(self) -> int:
+        """Give the number of the row that came first."""
+        return self.runs[0].rows[0]
 
     @property
     def total(self) -> int:
@@ -212,6 +221,16 @@ class Batch:
         if self._open is None:
             self._open = set(self.rows)
         return self._open
+
+    def recall(self, rows: Sequence[int]) -> set[int]:
+        """Say which of these rows, in order, are here and not settled: somebody awaits them again."""
+        held = {row for run in self.runs for row in common(run.rows, rows)}
+        if self._open is not None:
+            held &= self._open
+        self.abandoned -= held
+        if self.asked is not None:
+            self.asked |= held
+        return held
 
     def claim(self, pool: str, rows: Iterable[Row]) -> tuple[list[int], list[Row]]:
         """Settle rows: each once (the first counts), and only those that this batch holds."""

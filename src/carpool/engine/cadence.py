@@ -7,6 +7,8 @@ from zlib import crc32
 
 from ..config import Timing
 
+_HOUR = 3_600.0
+
 
 def check_pause(age: float, timing: Timing, jitter: float) -> float:
     """Give the seconds until a batch of this age is checked again, spread by a tenth so that batches drift apart."""
@@ -32,7 +34,7 @@ class Pace:
 
     def __init__(self, per_hour: int) -> None:
         self._burst = max(1.0, per_hour / 10)
-        self._rate = max(1.0, per_hour - self._burst) / 3600
+        self._rate = max(1.0, per_hour - self._burst) / _HOUR
         self._level = self._burst
         self._at = 0.0
 
@@ -42,9 +44,13 @@ class Pace:
             self._at = now
 
     def take(self, now: float) -> None:
-        """Count one creation; the level may fall below zero, and is then paid back by waiting."""
+        """Count one creation; the level may fall below zero, and is then paid back by waiting.
+
+        One that is told late, after more than an hour, has been paid back.
+        """
         self._refill(now)
-        self._level -= 1
+        if now > self._at - _HOUR:
+            self._level -= 1
 
     def ready_at(self, now: float, decided: int = 0) -> float:
         """Give the time at which one more may be created, besides those `decided` that are not counted yet."""

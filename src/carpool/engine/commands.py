@@ -8,14 +8,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from ..models import BatchStatus, Failure, Lane, PackedBatch, Row, Run
-from .events import Packed, Returned
+from ..models import BatchStatus, Failure, Lane, PackedBatch, Row, Run, Sought
+from .events import Done, Learned, Packed, Returned, Settled
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """Record a fact that the engine decided, then feed it back."""
+    """Record a fact that the engine decided, and feed it back."""
 
-    fact: Packed | Returned
+    fact: Packed | Returned | Done | Learned | Settled
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
@@ -51,10 +51,11 @@ class Create(msgspec.Struct, frozen=True, gc=False):
 class Find(msgspec.Struct, frozen=True, gc=False):
     """Look for batches by their client keys: their creation may or may not have happened; `at` is now.
 
-    `files` gives the input file of each key.
+    `files` gives the input file of each key; none of them was created before `since`.
     """
 
     files: dict[str, str]
+    since: float
     at: float
 
     @property
@@ -84,19 +85,27 @@ class Collect(msgspec.Struct, frozen=True, gc=False):
 
 
 class Settle(msgspec.Struct, frozen=True, gc=False):
-    """Give these rows to whoever awaits their `numbers`."""
+    """Give these rows, which lie in the downloaded file `file`, to whoever awaits their `numbers`."""
 
     batch_id: str
     numbers: Sequence[int]
     rows: Sequence[Row]
+    file: str | None
 
 
 class Fail(msgspec.Struct, frozen=True, gc=False):
-    """Tell whoever awaits these numbers why there is no answer."""
+    """Tell whoever awaits these numbers why there is no answer; not `for_good` where the next process looks again."""
 
     batch_id: str | None
     numbers: Collection[int]
     failure: Failure
+    for_good: bool = True
+
+
+class Anew(msgspec.Struct, frozen=True, gc=False):
+    """Say that these rows, which were asked for again, are not here."""
+
+    numbers: Collection[int]
 
 
 class Cancel(msgspec.Struct, frozen=True, gc=False):
@@ -106,9 +115,15 @@ class Cancel(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """Delete remote files."""
+    """Delete remote files, and uploads that may have arrived; with a `key` they are all that its batch left.
+
+    Listings lag: for `pause` seconds they may not show the uploads yet.
+    """
 
     file_ids: tuple[str, ...]
+    sought: Sought | None = None
+    key: str | None = None
+    pause: float = 0.0
 
 
 class Discard(msgspec.Struct, frozen=True, gc=False):
@@ -118,4 +133,4 @@ class Discard(msgspec.Struct, frozen=True, gc=False):
 
 
 Step: TypeAlias = Upload | Create | Find | Check | Collect
-Command: TypeAlias = Record | Count | Step | Settle | Fail | Cancel | Delete | Discard
+Command: TypeAlias = Record | Count | Step | Settle | Fail | Anew | Cancel | Delete | Discard

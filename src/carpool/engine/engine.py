@@ -1,14 +1,13 @@
 """The decisions: what to submit, when to ask, whom to settle. No I/O, no clock, no randomness."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import structs
 
 from ..config import Timing
-from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Queue, Run
+from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Queue
 from .agenda import Agenda
 from .batch import (
     OVERDUE,
@@ -17,42 +16,49 @@ from .batch import (
     Do,
     Stage,
     Step,
-    condemned,
     for_rows,
     has_files,
-    input_unseen,
     is_admitted,
     is_end,
     is_news,
-    left_over,
     on_failure,
     patience,
 )
+from .batches import Batches
 from .cadence import backoff, check_pause, spread
-from .commands import Cancel, Check, Collect, Command, Create, Delete, Fail, Find, Settle, Upload
+from .commands import Anew, Cancel, Command, Delete, Settle, Upload
 from .events import (
     Abandoned,
     Accepted,
     Answered,
+    Asked,
     Checked,
+    Cleared,
     Collected,
     Counted,
     Created,
+    Delivered,
+    Discarded,
+    Done,
     Event,
     Failed,
     Flush,
+    Learned,
     Leave,
     Limited,
     NotFound,
     Packed,
+    Recovered,
     Returned,
+    Settled,
+    Spent,
     Tick,
     Uncountable,
     Uploaded,
 )
 from .lane import LaneStats
 from .lanes import Lanes, Name
-from .packing import Waiting
+from .recovery import Recovery
 
 _SHORT_READS = 4  # times that files with fewer rows than they should have are fetched
 _SHORT_PAUSE = 5.0  # seconds, doubling
@@ -60,26 +66,22 @@ _SILENT = Failure("lost", "The provider gives no reply about the batch.")
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _TWICE = Failure("lost", "The provider gave one id to two batches.")
 _VANISHED = Failure("missing", "The provider no longer knows the batch.")
-_NEVER_FITS = Failure(
-    "full",
-    "Alone, and tried many times, the request found no room: the provider counts it above its enqueued-token limit. "
-    "Shorten it, or use another model.",
-)
 
 
 class Engine:
     """Turn events into commands.
 
-    `pool` prefixes all custom_ids and client keys. Times are wall-clock seconds.
+    `pool` prefixes all custom_ids and client keys; batches are numbered from behind `numbered`. Times are wall-clock
+    seconds.
     """
 
-    def __init__(self, pool: str, timing: Timing, limits: FileLimits) -> None:
+    def __init__(self, pool: str, timing: Timing, limits: FileLimits, numbered: int = 0) -> None:
         self._pool = pool
         self._timing = timing
         self._agenda: Agenda[Name] = Agenda()
-        self._lanes = Lanes(timing, limits, self._agenda)
-        self._batches: dict[str, Batch] = {}
-        self._keys: dict[str, str] = {}  # client keys by remote ids
+        self._lanes = Lanes(timing, limits, self._agenda, numbered)
+        self._batches = Batches(self._lanes, self._agenda, timing.lookup)
+        self._recovery = Recovery(pool, self._lanes, self._batches)
         self.created = 0  # batches
         self._leaving = False
         self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
@@ -96,15 +98,23 @@ class Engine:
             Answered: self._answered,
             Collected: self._collected,
             Failed: self._failed,
+            Recovered: self._recovered,
+            Asked: self._asked,
             Abandoned: self._abandoned,
             Flush: self._flush,
             Leave: self._leave,
             Tick: self._tick,
+            # Told by the engine itself, and of use to a journal only.
+            **dict.fromkeys((Settled, Delivered, Done, Cleared, Learned, Discarded, Spent), lambda event, now: []),
         }
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take note of an event and say what is to be done."""
         return self._on[type(event)](event, now)
+
+    def replay(self, fact: Event, at: float) -> None:
+        """Take note of a fact that an earlier process recorded at `at`; what it leads to waits for `Recovered`."""
+        self._recovery.take(fact, at)
 
     def deadline(self) -> float:
         """Give the time at which a `Tick` is due, `math.inf` when nothing is."""
@@ -113,42 +123,35 @@ class Engine:
     def lanes(self) -> tuple[LaneStats, ...]:
         """Count what waits and what is submitted, and say how the queues stand."""
         submitted = Counter[Lane]()
-        for batch in self._batches.values():
+        for batch in self._batches:
             submitted[batch.lane] += batch.unsettled
         return tuple(state.stats(lane, submitted[lane]) for lane, state in self._lanes.items())
 
     # --- limits, counting and packing
 
     def _limited(self, event: Limited, now: float) -> list[Command]:
-        return self._lanes.limited(event, now) + self._make_room(event.queue, now)
+        return self._lanes.limited(event, now) + self._batches.make_room(event.queue, now)
 
     def _counted(self, event: Counted, now: float) -> list[Command]:
-        return self._lanes.counted(event) + self._make_room(event.lane.queue, now)
+        return self._lanes.counted(event) + self._batches.make_room(event.lane.queue, now)
 
     def _uncountable(self, event: Uncountable, now: float) -> list[Command]:
-        return self._lanes.uncountable(event, now) + self._make_room(event.lane.queue, now)
+        return self._lanes.uncountable(event, now) + self._batches.make_room(event.lane.queue, now)
 
     def _packed(self, event: Packed, now: float) -> list[Command]:
-        batch = Batch(f"{self._pool}-b{event.number}", event.lane, event.runs)
-        self._batches[batch.key] = batch
+        batch = Batch(f"{self._pool}-b{event.number}", event.lane, event.runs, now)
+        self._batches.add(batch)
         self._lanes.packed(event, batch.key, batch.load, now)
-        return [Upload(batch.packed()), *self._make_room(batch.lane.queue, now)]
+        return [Upload(batch.packed()), *self._batches.make_room(batch.lane.queue, now)]
 
     def _returned(self, event: Returned, now: float) -> list[Command]:
         batch = self._batches.get(event.key)
-        return [] if batch is None else self._send_again(batch, (), now)  # it may have failed meanwhile
-
-    def _make_room(self, queue: Queue, now: float) -> list[Command]:
-        """Create the batches for which there is room, and choose the next ones."""
-        let_in = [self._batches[key] for key in self._lanes.let_in(queue, now)]
-        uploaded = [batch for batch in let_in if batch.stage is Stage.UPLOADED]
-        forbidden = self._lanes.forbidden(queue)
-        return [*self._resume(uploaded, now), *forbidden, *self._lanes.consider_all(queue, now)]
+        return [] if batch is None else self._batches.give_back(batch, now)  # it may have failed meanwhile
 
     def _abandoned(self, event: Abandoned, now: float) -> list[Command]:
         """Take out what nobody awaits: at once where it waits, and from a batch when its rows come back."""
         commands = self._lanes.abandoned(event, now)
-        for batch in self._batches.values():
+        for batch in self._batches:
             if batch.stage in (Stage.PACKED, Stage.UPLOADED) or not is_admitted(batch.status.status):
                 batch.abandoned |= event.rows.intersection(batch.rows)
                 if len(batch.abandoned) == batch.total and batch.key in self._lanes[batch.lane].ledger.line:
@@ -158,40 +161,59 @@ class Engine:
     def _flush(self, event: Flush, now: float) -> list[Command]:
         return self._lanes.flush(now)
 
+    # --- what an earlier process left
+
+    def _recovered(self, event: Recovered, now: float) -> list[Command]:
+        """Go on with the batches of an earlier process: from where each was recorded to stand."""
+        batches = self._recovery.finish(now)
+        commands = [*self._recovery.leftovers(), *self._batches.next_steps(batches, now)]
+        for queue in dict.fromkeys(batch.lane.queue for batch in batches):
+            commands += self._batches.make_room(queue, now)
+        return commands
+
+    def _asked(self, event: Asked, now: float) -> list[Command]:
+        recalled, commands = self._lanes.recall(event.rows, now)
+        rows = sorted(event.rows)
+        for batch in self._batches:
+            recalled |= batch.recall(rows)
+        missing = [row for row in rows if row not in recalled]
+        return [*commands, Anew(missing)] if missing else commands
+
     # --- submitting
 
     def _uploaded(self, event: Uploaded, now: float) -> list[Command]:
         batch = self._batches.get(event.key)
         if batch is None:  # its rows were packed anew meanwhile
-            return [Delete((event.file_id,))]
+            return self._batches.uploaded_in_vain(event.key, (event.file_id,))
         batch.step(Step.UPLOADED)
         self._agenda.drop(batch.key)
         batch.file_id = event.file_id
-        return [Delete((event.file_id,))] if self._leaving else self._resume([batch], now)
+        return [Delete((event.file_id,))] if self._leaving else self._batches.next_steps([batch], now)
 
     def _created(self, event: Created, now: float) -> list[Command]:
         batch = self._batches[event.key]
-        if event.status.id in self._keys:
+        if self._batches.is_known(event.status.id):
             return self._failed_step(batch, _TWICE, now)
         if batch.stage is not Stage.LOST:
             batch.opened_at = now
         batch.step(Step.CREATED)
         self._lanes.created(batch.lane, batch.key, batch.load, now)
         self.created += 1
-        batch.status = event.status
-        self._keys[event.status.id] = batch.key
+        self._batches.created(batch, event.status)
         return self._give_up(batch) if self._leaving else self._heard(batch, event.status, now)
 
     def _not_found(self, event: NotFound, now: float) -> list[Command]:
         commands: list[Command] = []
         for batch in map(self._batches.__getitem__, event.keys):
             searched = event.at - batch.opened_at >= self._timing.lookup
-            if searched and now - (batch.failing_since or now) >= patience(batch.stage, "lost"):
-                commands += self._end(batch, _NO_REPLY, now)
+            if searched and now - (batch.failing_since or now) >= patience(Stage.UPLOADED, "lost"):
+                commands += self._batches.give_up(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
                 self._lanes.repeated(now)
-                commands += self._resume([batch], now)
+                commands += (
+                    self._stand_in_line(batch, now) if batch.recovered else self._batches.next_steps([batch], now)
+                )
             else:
                 batch.attempts += 1
                 pause = backoff(batch.attempts, spread(batch.key, batch.attempts), base=0.5)
@@ -199,20 +221,27 @@ class Engine:
                 self._agenda.set(batch.key, min(now + pause, last_look))
         return commands
 
+    def _stand_in_line(self, batch: Batch, now: float) -> list[Command]:
+        """Let a batch of an earlier process wait for room, which it may never have had."""
+        batch.recovered = False
+        batch.failing_since = None  # it may stand there for hours
+        self._lanes.stand_in_line(batch.lane, batch.key, batch.load, now)
+        return self._batches.make_room(batch.lane.queue, now)
+
     # --- checking
 
     def _checked(self, event: Checked, now: float) -> list[Command]:
         commands: list[Command] = []
         seen = {status.id: status for status in event.statuses}
         # In the order of arrival: those that were refused together go out again in it.
-        for batch in sorted((self._batches[self._keys[remote_id]] for remote_id in event.remote_ids), key=_first_row):
+        for batch in sorted(map(self._batches.of_remote, event.remote_ids), key=lambda batch: batch.first_row):
             remote_id = batch.status.id
             if remote_id in seen and seen[remote_id].status == NO_REPLY:
                 commands += self._failed_step(batch, _SILENT, now)
             elif remote_id in seen:
                 commands += self._heard(batch, seen[remote_id], now)
             elif now - (batch.denied_since or now) >= VANISHED:
-                commands += self._end(batch, _VANISHED, now, keep_files=True)
+                commands += self._batches.give_up(batch, _VANISHED, now)
             else:
                 batch.denied_since = batch.denied_since or now
                 self._agenda.set(batch.key, now + self._pause(batch, now))
@@ -238,7 +267,7 @@ class Engine:
     def _admitted(self, batch: Batch, now: float) -> list[Command]:
         """Note that the provider took the batch into its queue: the next may be let in."""
         news = self._lanes[batch.lane].ledger.admit(batch.key, now)
-        return self._make_room(batch.lane.queue, now) if news else []
+        return self._batches.make_room(batch.lane.queue, now) if news else []
 
     def _ended(self, batch: Batch, now: float) -> list[Command]:
         """Give the room of a batch to others, and read its files."""
@@ -246,19 +275,19 @@ class Engine:
         if is_admitted(batch.status.status):
             self._lanes[batch.lane].ledger.release(batch.key, now)
         if not has_files(batch.status):
-            return self._finish(batch, now)
-        return [*self._resume([batch], now), *self._make_room(batch.lane.queue, now)]
+            return self._batches.finish(batch, now)
+        return [*self._batches.next_steps([batch], now), *self._batches.make_room(batch.lane.queue, now)]
 
     def _pause(self, batch: Batch, now: float) -> float:
         batch.checks += 1
         return check_pause(now - batch.opened_at, self._timing, spread(batch.key, batch.checks))
 
-    # --- collecting and settling
+    # --- collecting
 
     def _answered(self, event: Answered, now: float) -> list[Command]:
         batch = self._batches[event.key]
         numbers, rows = batch.claim(self._pool, event.rows)
-        return [Settle(batch.remote_id or "", numbers, rows)]
+        return [Settle(batch.remote_id or "", numbers, rows, event.file)]
 
     def _collected(self, event: Collected, now: float) -> list[Command]:
         batch = self._batches[event.key]
@@ -267,95 +296,41 @@ class Engine:
         if batch.falls_short and batch.reads < _SHORT_READS:
             self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads), base=_SHORT_PAUSE))
             return []
-        return self._finish(batch, now)
-
-    def _finish(self, batch: Batch, now: float) -> list[Command]:
-        """Settle what no file mentioned: by what the validation said, or by how the batch ended."""
-        status = batch.status
-        if status.no_room is not None:
-            return self._refused(batch, status.no_room.limit, now)
-        if input_unseen(status):
-            return self._upload_again(batch, now)
-        guilty = {row: failure for row, failure in condemned(status, batch.rows).items() if row in batch.open}
-        if guilty:
-            failures = [Fail(status.id, (row,), failure) for row, failure in guilty.items()]
-            return [*failures, *self._send_again(batch, guilty, now)]
-        lane = self._lanes[batch.lane]
-        lane.go_on()
-        lane.ledger.report(*batch.bill, now)
-        # What may still be in files that fell short stays there.
-        return self._end(batch, left_over(status), now, keep_files=batch.falls_short)
-
-    def _end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
-        """Settle whatever is left of a batch with one failure and drop it."""
-        commands: list[Command] = [Fail(batch.remote_id, frozenset(batch.open), failure)] if batch.open else []
-        commands += self._drop(batch, batch.runs, now, keep_files=keep_files)
-        return [*commands, *self._make_room(batch.lane.queue, now)]
-
-    def _send_again(self, batch: Batch, without: Collection[int], now: float) -> list[Command]:
-        """Drop a batch and let its unsettled rows wait again, but for some, and for those that nobody awaits."""
-        rest = Waiting()
-        rest.put_back(batch.runs)
-        gone = batch.abandoned
-        settled = rest.drop([row for row in batch.rows if row in without or row in gone or row not in batch.open])
-        self._lanes.put_back(batch.lane, list(rest))
-        dropped = self._drop(batch, settled, now)
-        heavy = self._lanes.measure_up(batch.lane.queue, now)
-        return [*dropped, *heavy, *self._make_room(batch.lane.queue, now)]
-
-    def _refused(self, batch: Batch, limit: int | None, now: float) -> list[Command]:
-        """Let the rows of a batch that found no room wait; what stands in line behind it is chosen anew."""
-        ledger = self._lanes[batch.lane].ledger
-        ledger.refuse(batch.key, limit, now, spread(batch.key, 0))
-        if ledger.is_empty and batch.total > 1:
-            ledger.split(batch.total)
-        elif ledger.is_empty and self._lanes[batch.lane].refused_alone(_first_row(batch), batch.load, now):
-            return self._end(batch, _NEVER_FITS, now)
-        return [*self._lanes.take_back(ledger.line), *self._send_again(batch, (), now)]
-
-    def _upload_again(self, batch: Batch, now: float) -> list[Command]:
-        """Send the rows of a batch again whose input file the validation did not see yet."""
-        if self._lanes[batch.lane].hold(now, spread(batch.key, 0)):
-            return self._end(batch, left_over(batch.status), now)
-        return self._send_again(batch, (), now)
-
-    def _drop(self, batch: Batch, settled: Iterable[Run], now: float, *, keep_files: bool = False) -> list[Command]:
-        """Forget a batch, the remote files it leaves and the segments that nobody needs any more."""
-        batch.step(Step.DONE)
-        self._agenda.drop(batch.key)
-        del self._batches[batch.key]
-        self._lanes.drop(batch.lane, batch.key, now)
-        if batch.remote_id is not None:
-            self._keys.pop(batch.remote_id, None)
-        files = () if keep_files else batch.files
-        return [*self._lanes.settled(settled), *([Delete(files)] if files else [])]
+        return self._batches.finish(batch, now)
 
     # --- what goes wrong
 
     def _failed(self, event: Failed, now: float) -> list[Command]:
         # A step that fails after its outcome was told may name a batch that is done.
-        batches = [self._batches[key] for key in event.keys if key in self._batches]
-        return [command for batch in batches for command in self._failed_step(batch, event.failure, now)]
+        commands: list[Command] = []
+        for key in event.keys:
+            batch = self._batches.get(key)
+            if batch is None:
+                commands += self._batches.uploaded_in_vain(key, ())
+            else:
+                commands += self._failed_step(batch, event.failure, now)
+        return commands
 
     def _failed_step(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         if batch.stage is Stage.ENDED and not batch.unsettled:
-            return self._finish(batch, now)
+            return self._batches.finish(batch, now)
         do = on_failure(batch.stage, failure.kind)
         batch.note_failure(failure.kind, now)
         if do is Do.AGAIN and now - (batch.failing_since or now) < patience(batch.stage, failure.kind):
             batch.attempts += 1
-            batch.again = batch.again or (batch.stage is Stage.PACKED and failure.kind == "lost")
+            if batch.stage is Stage.PACKED and failure.kind == "lost":
+                batch.again, batch.unsure_until = True, now + self._timing.lookup
             self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))
             return []
         if do is Do.LOOK:
             batch.step(Step.LOST)
             batch.opened_at = now
-            return self._resume([batch], now)
+            return self._batches.next_steps([batch], now)
         if do is Do.REQUEUE:
-            return self._refused(batch, failure.limit, now)
-        return self._end(
-            batch, for_rows(batch.stage, failure), now, keep_files=batch.stage in (Stage.OPEN, Stage.ENDED)
-        )
+            return self._batches.refused(batch, failure.limit, now)
+        if batch.stage in (Stage.PACKED, Stage.UPLOADED):
+            return self._batches.end(batch, for_rows(batch.stage, failure), now)
+        return self._batches.give_up(batch, for_rows(batch.stage, failure), now)
 
     # --- time
 
@@ -367,12 +342,12 @@ class Engine:
                 case Lane():
                     commands += self._lanes.consider(name, now)
                 case Queue():
-                    commands += self._make_room(name, now)
+                    commands += self._batches.make_room(name, now)
                 case _:
                     batches.append(self._batches[name])
         if any(batch.stage is Stage.OPEN for batch in batches):
             batches += self._due_soon(now)
-        return commands if self._leaving else commands + self._resume(batches, now)
+        return commands if self._leaving else commands + self._batches.next_steps(batches, now)
 
     def _due_soon(self, now: float) -> list[Batch]:
         """Take out the open batches that would be asked for in a moment: one listing answers for all."""
@@ -383,45 +358,15 @@ class Engine:
             self._agenda.drop(batch.key)
         return batches
 
-    def _resume(self, batches: list[Batch], now: float) -> list[Command]:
-        """Give the commands that the stages of these batches call for."""
-        commands: list[Command] = []
-        lost: dict[str, str] = {}
-        open_: list[Batch] = []
-        for batch in batches:
-            match batch.stage:
-                case Stage.PACKED:
-                    commands.append(Upload(batch.packed()))
-                case Stage.UPLOADED:
-                    commands += self._create(batch)
-                case Stage.LOST:
-                    lost[batch.key] = batch.file_id or ""
-                case Stage.OPEN:
-                    open_.append(batch)
-                case _:
-                    add_up = batch.status.input_tokens is None and self._lanes[batch.lane].ledger.cap < math.inf
-                    commands.append(Collect(batch.key, batch.status, add_up))
-        if lost:
-            commands.append(Find(lost, now))
-        if open_:
-            open_.sort(key=lambda batch: batch.opened_at, reverse=True)
-            keys = tuple(batch.key for batch in open_)
-            commands.append(Check(keys, tuple(batch.remote_id or "" for batch in open_)))
-        return commands
-
-    def _create(self, batch: Batch) -> list[Command]:
-        ledger = self._lanes[batch.lane].ledger
-        if batch.key in ledger.line:
-            return []
-        return [Create(batch.packed(ledger.scale.guess(batch.load)), batch.file_id or "")]
-
     # --- leaving
 
     def _leave(self, event: Leave, now: float) -> list[Command]:
+        if event.keep:
+            return self._lanes.close()
         self._leaving = self._lanes.leaving = True
-        lost = [batch for batch in self._batches.values() if batch.stage is Stage.LOST]
-        given_up = [command for batch in self._batches.values() for command in self._give_up(batch)]
-        return [*given_up, *self._resume(lost, now)]
+        lost = [batch for batch in self._batches if batch.stage is Stage.LOST]
+        given_up = [command for batch in self._batches for command in self._give_up(batch)]
+        return [*given_up, *self._batches.next_steps(lost, now)]
 
     def _give_up(self, batch: Batch) -> list[Command]:
         """Cancel what runs and delete its input; what is under way is given up when its outcome comes.
@@ -433,7 +378,3 @@ class Engine:
         if batch.stage is not Stage.OPEN or batch.remote_id is None or batch.file_id is None:
             return []
         return [Cancel(batch.remote_id), Delete((batch.file_id,))]
-
-
-def _first_row(batch: Batch) -> int:
-    return batch.runs[0].rows[0]

@@ -1,23 +1,31 @@
 """What the engine is told.
 
-The facts are what a journal records: fed again in their order, with the times they carried, they bring an engine of
-the same settings to the same state. The other events ask or notice; nothing is lost when they are forgotten.
+Facts say what has happened: fed again in their order, with the times at which they came, they bring an engine of the
+same settings to the same state. The other events ask or notice; nothing is lost when they are forgotten.
+
+A journal records the facts on which paid answers depend, and tells them again until the batch they concern is over.
 """
 
+from array import array
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
 
-from ..models import BatchStatus, Failure, Lane, Queue, Row, Run
+from ..models import BatchStatus, Failure, Lane, Leftovers, Queue, Row, Run
 from .ledger import Source
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """Fact: these rows joined a lane; `rich` when some may hold images or files."""
+    """Fact: these rows joined a lane; `rich` when some may hold images or files.
+
+    `digests` are those by which a journal knows the requests again, end to end, and empty where there is none.
+    """
 
     lane: Lane
     run: Run
     rich: bool = False
+    digests: bytes = b""
 
 
 class Limited(msgspec.Struct, frozen=True, gc=False):
@@ -70,10 +78,11 @@ class Created(msgspec.Struct, frozen=True, gc=False):
 
 
 class Answered(msgspec.Struct, frozen=True, gc=False):
-    """Fact: these rows of a batch came back."""
+    """Fact: these rows of a batch came back, and lie in the downloaded file `file`, None where it is not kept."""
 
     key: str
     rows: list[Row]
+    file: str | None = None
 
 
 class Collected(msgspec.Struct, frozen=True, gc=False):
@@ -108,6 +117,86 @@ class Failed(msgspec.Struct, frozen=True, gc=False):
     failure: Failure
 
 
+class Settled(msgspec.Struct, frozen=True, gc=False):
+    """Fact: these rows came to an end; packed arrays, as in a `Run`.
+
+    `offsets` ('Q') and `sizes` ('I') say where the answers lie in the downloaded file `file`, None where rows failed
+    without one; `marks` hold `ANSWERED` and `DELIVERED`, a byte a row.
+    """
+
+    batch_id: str | None
+    file: str | None
+    rows: "array[int]"
+    offsets: "array[int]"
+    sizes: "array[int]"
+    marks: bytearray
+
+
+ANSWERED, DELIVERED = 1, 2
+
+
+def unanswered(rows: Iterable[int], batch_id: str | None = None) -> Settled:
+    """Say that rows came to an end without an answer: they failed, or were taken out of the queue."""
+    numbers = array("Q", rows)
+    count = len(numbers)
+    return Settled(
+        batch_id, None, numbers, array("Q", bytes(8 * count)), array("I", bytes(4 * count)), bytearray(count)
+    )
+
+
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """Fact: callers were given the answers of these rows, which had been settled earlier.
+
+    Not `received`: they were given them, and went before they looked.
+    """
+
+    rows: tuple[int, ...]
+    received: bool = True
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """Fact: a batch is over, and `leaves` this to be deleted; those of its rows that are not settled wait again."""
+
+    key: str
+    batch_id: str | None
+    leaves: Leftovers | None = None
+
+
+class Cleared(msgspec.Struct, frozen=True, gc=False):
+    """Fact: nothing of a batch that is over is left at the provider."""
+
+    key: str
+
+
+class Learned(msgspec.Struct, frozen=True, gc=False):
+    """Fact: a refusal stated that so many tokens may be enqueued."""
+
+    queue: Queue
+    tokens: int
+
+
+class Discarded(msgspec.Struct, frozen=True, gc=False):
+    """Fact: nobody needs the rows of a spool segment any more."""
+
+    segment: int
+
+
+class Spent(msgspec.Struct, frozen=True, gc=False):
+    """Fact, told again only: batches that are over were packed at these times, and count towards the hour."""
+
+    times: tuple[float, ...]
+
+
+class Recovered(msgspec.Struct, frozen=True, gc=False):
+    """Notice that all was told again: what was under way may go on."""
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """Notice that callers ask again for these rows of an earlier time."""
+
+    rows: tuple[int, ...]
+
+
 class Abandoned(msgspec.Struct, frozen=True, gc=False):
     """Notice that nobody awaits these rows any more."""
 
@@ -119,7 +208,9 @@ class Flush(msgspec.Struct, frozen=True, gc=False):
 
 
 class Leave(msgspec.Struct, frozen=True, gc=False):
-    """Ask for everything remote to be given up: nobody will be here to collect it."""
+    """Notice that no more calls will come; unless `keep`, everything remote is given up: nobody will collect it."""
+
+    keep: bool = False
 
 
 class Tick(msgspec.Struct, frozen=True, gc=False):
@@ -140,5 +231,12 @@ Fact: TypeAlias = (
     | Checked
     | NotFound
     | Failed
+    | Settled
+    | Delivered
+    | Done
+    | Cleared
+    | Learned
+    | Discarded
+    | Spent
 )
-Event: TypeAlias = Fact | Abandoned | Flush | Leave | Tick
+Event: TypeAlias = Fact | Recovered | Asked | Abandoned | Flush | Leave | Tick

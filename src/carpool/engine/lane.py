@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -10,6 +10,7 @@ from msgspec import structs
 
 from ..config import Timing
 from ..models import FileLimits, Lane, Load, Run
+from ..naming import shard_of
 from .cadence import backoff
 from .ledger import Ledger, Source
 from .packing import Waiting, first_fit
@@ -23,6 +24,8 @@ _COUNT = 2 * 2**20  # bytes: what is counted at once
 
 class LaneStats(msgspec.Struct, frozen=True, gc=False):
     """Count one lane: requests waiting, requests in batches, batches; and how its queue stands.
+
+    `dormant` requests are those of an earlier process that nobody has asked for again: they are kept, and not sent.
 
     The queue is that of the lane's model, whatever the endpoint. `limit` is in tokens, None while it is unknown;
     `limit_source` says where it comes from: "user", "learned" (the provider's own refusal), "table" or "unknown".
@@ -39,6 +42,7 @@ class LaneStats(msgspec.Struct, frozen=True, gc=False):
     enqueued: int = 0
     utilisation: float | None = None
     refusals: int = 0
+    dormant: int = 0
 
 
 class Pack(NamedTuple):
@@ -75,6 +79,7 @@ class LaneState:
 
     def __init__(self, limits: FileLimits, ledger: Ledger) -> None:
         self.waiting = Waiting()
+        self.dormant = Waiting()  # rows of an earlier time that nobody has asked for again
         self.ledger = ledger
         self.flushing = False
         self.packing: tuple[Run, ...] = ()  # a decision that is being recorded
@@ -85,7 +90,8 @@ class LaneState:
         self._limits = limits
         self._held_until = 0.0
         self._lone: dict[int, _Lone] = {}  # requests that were refused though they were alone
-        self._arrivals: deque[tuple[int, float]] = deque()  # first rows of groups that came together, and when
+        # First rows of groups that came together, and when. What a recovered batch gives back came before.
+        self._arrivals: deque[tuple[int, float]] = deque(((0, 0.0),))
         self._last_at = 0.0
         self._unseen = 0
 
@@ -98,12 +104,27 @@ class LaneState:
         self._last_at = now
         self.waiting.append(run)
 
+    def recall(self, rows: Collection[int], now: float) -> set[int]:
+        """Let those of these rows that are dormant join, and say which they are."""
+        runs = self.dormant.drop(rows)
+        if runs:
+            if not self.waiting.rows:
+                self._arrivals.clear()
+                self._arrivals.append((runs[0].rows[0], now))
+            self._last_at = now
+            self.waiting.put_back(runs)
+        return {row for run in runs for row in run.rows}
+
     @property
     def since(self) -> float:
         """Give the time at which the longest waiting row came."""
-        while len(self._arrivals) > 1 and self._arrivals[1][0] <= self.waiting.first:
+        while len(self._arrivals) > 1 and self._is_gone(self._arrivals[1][0]):
             self._arrivals.popleft()
         return self._arrivals[0][1]
+
+    def _is_gone(self, behind: int) -> bool:
+        """Tell whether nothing waits that came before the row `behind`; another process numbers its rows apart."""
+        return behind <= self.waiting.first and shard_of(behind) == shard_of(self.waiting.first)
 
     # --- what to do next
 
@@ -118,7 +139,7 @@ class LaneState:
         ledger = self.ledger
         weight = ledger.scale.weigh(self.waiting.load)
         unsure = (weight >= ledger.share or (self.rich and ledger.cap < math.inf)) and not ledger.scale.calibrated
-        if unsure and countable:
+        if unsure and countable and self.waiting.load.size:  # an earlier process may have counted them
             return Measure(self.waiting.uncounted(_COUNT))
         due = max(self._due(timing, full=weight >= ledger.share), self._held_until, ready_at)
         if due > now:
@@ -179,6 +200,7 @@ class LaneState:
             ledger.scale.guess(ledger.load),
             ledger.utilisation,
             ledger.refusals,
+            self.dormant.rows,
         )
 
     # --- an input file that the provider does not see

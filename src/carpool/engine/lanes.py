@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from ..config import Timing
@@ -10,7 +10,7 @@ from ..models import Failure, FileLimits, Lane, Load, Queue, Run
 from .agenda import Agenda
 from .cadence import Pace
 from .commands import Command, Count, Discard, Fail, Record
-from .events import Abandoned, Accepted, Counted, Limited, Packed, Returned, Uncountable
+from .events import Abandoned, Accepted, Counted, Limited, Packed, Returned, Spent, Uncountable, unanswered
 from .lane import LaneState, Measure, Plan, Wait
 from .ledger import Ledger
 from .packing import larger, sum_loads
@@ -24,7 +24,7 @@ _COUNT_AGAIN = 60.0  # seconds for which a queue is estimated after counting was
 class Lanes:
     """Decide what is packed, and let batches into their queues; `agenda` is told when to look again."""
 
-    def __init__(self, timing: Timing, limits: FileLimits, agenda: Agenda[Name]) -> None:
+    def __init__(self, timing: Timing, limits: FileLimits, agenda: Agenda[Name], packed_count: int) -> None:
         self._timing = timing
         self._limits = limits
         self._agenda = agenda
@@ -33,7 +33,7 @@ class Lanes:
         self._countable_from: dict[Queue, float] = {}
         self._segments = Segments()
         self._pace = Pace(limits.creations_per_hour)
-        self._packed_count = 0
+        self._packed_count = packed_count
         self._decided = Counter[Queue]()  # packings that are being recorded
         self._returning: set[str] = set()  # batches whose return to their lane is being recorded
         self.leaving = False
@@ -78,7 +78,7 @@ class Lanes:
         for lane, state in self._lanes.items():
             dropped = state.waiting.drop(event.rows.difference(*(run.rows for run in state.packing)))
             if dropped:
-                commands += self.settled(dropped)
+                commands += self.taken_out(dropped)
                 commands += self.consider(lane, now)
         return commands
 
@@ -90,9 +90,61 @@ class Lanes:
             commands += self.consider(lane, now)
         return commands
 
+    def taken_out(self, runs: Sequence[Run]) -> list[Command]:
+        """Give up rows that nobody awaits: an equal call that comes again is another."""
+        rows = [row for run in runs for row in run.rows]
+        return [Record(unanswered(rows)), *self.settled(runs)] if rows else []
+
     def settled(self, runs: Iterable[Run]) -> list[Command]:
         """Give up the segments that nobody needs once these rows are settled."""
         return [*map(Discard, self._segments.release(runs))]
+
+    # --- what an earlier process left
+
+    def remember(self, event: Accepted) -> None:
+        """Keep rows of an earlier time until somebody asks for them."""
+        self._segments.remember(event.run)
+        self[event.lane].dormant.append(event.run)
+        self[event.lane].rich |= event.rich
+
+    def remember_packed(self, event: Packed, key: str, at: float) -> None:
+        """Take note of a batch of an earlier time, whose number may be of another's span."""
+        state = self[event.lane]
+        state.dormant.take(event.runs)
+        state.batches.add(key)
+        self._pace.take(at)
+
+    def remember_spent(self, event: Spent) -> None:
+        """Count creations of an earlier time."""
+        for at in event.times:
+            self._pace.take(at)
+
+    def remember_created(self, lane: Lane, key: str, load: Load, at: float | None, now: float) -> None:
+        """Hold room for a batch of an earlier time that was created `at` a time, or may have been."""
+        self._lanes[lane].ledger.remember(key, load, at, now)
+
+    def stand_in_line(self, lane: Lane, key: str, load: Load, now: float) -> None:
+        """Let a batch of an earlier time wait for room, that was not created."""
+        ledger = self._lanes[lane].ledger
+        ledger.forget(key, now)
+        ledger.line[key] = load
+
+    def recall(self, rows: Collection[int], now: float) -> tuple[set[int], list[Command]]:
+        """Let dormant rows wait again, and say which of these rows wait now: some may have waited without a caller."""
+        recalled: set[int] = set()
+        commands: list[Command] = []
+        wanted = sorted(rows)
+        for lane, state in self._lanes.items():
+            recalled |= state.waiting.among(wanted)
+            if state.dormant.rows:
+                here = state.recall(rows, now)
+                recalled |= here
+                commands += self.consider(lane, now) if here else []
+        return recalled, commands
+
+    def close(self) -> list[Command]:
+        """Give up the segments that were kept for rows still to come."""
+        return [*map(Discard, self._segments.close())]
 
     # --- limits and counts
 

@@ -37,6 +37,7 @@ class Limit(NamedTuple):
 class _Held(NamedTuple):
     load: Load
     created_at: float | None = None
+    told: bool = False  # by an earlier process
 
 
 class Ledger:
@@ -187,6 +188,12 @@ class Ledger:
         self.reserve(key, load, now)
         self._held[key] = _Held(load, now)
 
+    def remember(self, key: str, load: Load, created_at: float | None, now: float) -> None:
+        """Hold room for a batch of an earlier process: it proves nothing, and nobody saw when it ended."""
+        self._pass_time(now)
+        self._held[key] = _Held(load, created_at, told=True)
+        self.load = self.load.plus(load)
+
     def admit(self, key: str, now: float) -> bool:
         """Note that the provider took a batch into its queue; gives whether that is news."""
         if key not in self._held or key in self._admitted:
@@ -224,7 +231,7 @@ class Ledger:
         held = self._held.get(key)
         if held is not None:
             self.admit(key, now)
-            if held.created_at is not None:
+            if held.created_at is not None and not held.told:
                 self._note_turn(now - held.created_at, now)
             self._lateness.end(self.scale.weigh(held.load), now, self._turn)
             self.forget(key, now)
@@ -317,10 +324,10 @@ class Ledger:
 
     def _pass_time(self, now: float) -> None:
         tokens = self.limit.tokens
-        if self._held and tokens:
+        if self._held and tokens and now > self._at:
             self._used_time += min(1.0, self.enqueued / tokens) * (now - self._at)
             self._busy_time += now - self._at
-        self._at = now
+        self._at = max(self._at, now)  # what an earlier process recorded is told later
 
     @property
     def utilisation(self) -> float | None:

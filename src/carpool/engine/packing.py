@@ -113,13 +113,17 @@ class Waiting:
             if run.tokens is not None or run.rows[-1] < first or run.rows[0] > last:
                 self._runs.append(run)
                 continue
-            for is_known, part in _stretches(run, (row in known for row in run.rows)):
+            for is_known, part in stretches(run, (row in known for row in run.rows)):
                 if is_known:
                     part = structs.replace(part, tokens=array("I", map(known.__getitem__, part.rows)))
                     self.load = self.load.plus(Load(0, part.size), -1).plus(part.load)
                 self._runs.append(part)
         if self._runs and self._runs[-1].tokens is not None:
             self._end = None
+
+    def among(self, rows: Sequence[int]) -> set[int]:
+        """Say which of these rows, in order, are here."""
+        return {row for run in self._runs for row in common(run.rows, rows)}
 
     def take(self, runs: Iterable[Run]) -> None:
         """Remove the rows of these runs, wherever they stand."""
@@ -153,6 +157,13 @@ class Waiting:
         self.load = self.load.plus(run.load, sign)
 
 
+def common(rows: Sequence[int], others: Sequence[int]) -> Iterator[int]:
+    """Give what two sorted sequences have in common, of which the second is the shorter."""
+    for row in others[bisect_left(others, rows[0]) : bisect_right(others, rows[-1])]:
+        if rows[bisect_left(rows, row)] == row:
+            yield row
+
+
 def sum_loads(runs: Iterable[Run]) -> Load:
     """Add up what runs weigh."""
     total = Load(0, 0)
@@ -164,11 +175,11 @@ def sum_loads(runs: Iterable[Run]) -> Load:
 def larger(run: Run, size: int) -> Iterator[Run]:
     """Give the rows of more than so many bytes whose tokens are not known."""
     if run.tokens is None and max(run.sizes) > size:
-        yield from (part for is_large, part in _stretches(run, (bytes_ > size for bytes_ in run.sizes)) if is_large)
+        yield from (part for is_large, part in stretches(run, (bytes_ > size for bytes_ in run.sizes)) if is_large)
 
 
-def _stretches(run: Run, marks: Iterable[bool]) -> Iterator[tuple[bool, Run]]:
-    """Cut a run where the marks of its rows change."""
+def stretches(run: Run, marks: Iterable[bool]) -> Iterator[tuple[bool, Run]]:
+    """Cut a run where the marks of its rows change, and give each mark with its part."""
     start, offset = 0, run.offset
     for mark, group in groupby(marks):
         stop = start + sum(1 for _ in group)
@@ -182,22 +193,25 @@ def _outside(run: Run, spans: list[tuple[int, int]], removed: list[Run]) -> Iter
 
     The rows of one lane are numbered in order, so the spans of two of its runs never interleave.
     """
-    start = 0
+    cuts: list[tuple[int, int]] = []
     for first, last in spans[bisect_left(spans, run.rows[0], key=lambda span: span[1]) :]:
         if first > run.rows[-1]:
             break
-        begin = bisect_left(run.rows, first, start)
+        begin = bisect_left(run.rows, first, cuts[-1][1] if cuts else 0)
         end = bisect_right(run.rows, last, begin)
-        if begin == end:
-            continue
-        if begin > start:
-            yield run.part(start, begin)
-        removed.append(run.part(begin, end))
-        start = end
-    if start == 0:
-        yield run
-    elif start < len(run):
-        yield run.part(start, len(run))
+        if begin < end and cuts and cuts[-1][1] == begin:
+            cuts[-1] = cuts[-1][0], end
+        elif begin < end:
+            cuts.append((begin, end))
+    start, offset = 0, run.offset
+    for begin, end in (*cuts, (len(run), len(run))):
+        kept = run if begin - start == len(run) else run.part(start, begin, offset)
+        cut = run.part(begin, end, offset + kept.size)
+        if kept.rows:
+            yield kept
+        if cut.rows:
+            removed.append(cut)
+        start, offset = end, cut.offset + cut.size
 
 
 def first_fit(

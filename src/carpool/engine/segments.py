@@ -19,6 +19,15 @@ class Segments:
         self._growing[lane] = run.segment
         return self._take_done({before})
 
+    def remember(self, run: Run) -> None:
+        """Count unsettled rows of an earlier time; nobody appends to their segment."""
+        self._unsettled[run.segment] = self._unsettled.get(run.segment, 0) + len(run)
+
+    def close(self) -> list[int]:
+        """Note that no more rows will join, and give the segments that nobody needs any more."""
+        last, self._growing = set(self._growing.values()), {}
+        return self._take_done(last)
+
     def release(self, runs: Iterable[Run]) -> list[int]:
         """Count rows that are settled, and give the segments that nobody needs any more."""
         for run in runs:

@@ -6,7 +6,7 @@ A flow is a generator that yields a `Call` and receives its `Reply`; it returns 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ..models import BatchStatus, Body, Call, Failure, FileLimits, Flow, PackedBatch, Reply, Row
+from ..models import BatchStatus, Body, Call, Failure, FileLimits, Flow, PackedBatch, Reply, Row, Sought
 
 
 class Provider(Protocol):
@@ -32,12 +32,20 @@ class Provider(Protocol):
         """Upload an input file, whose name carries the client key, and give its id."""
         ...
 
+    def uploads(self, sought: Sought) -> Flow[list[str]]:
+        """Look for the input files that were uploaded for a batch, and give their ids."""
+        ...
+
     def create(self, batch: PackedBatch, file_id: str) -> Flow[BatchStatus]:
         """Create a batch with the client key in its metadata."""
         ...
 
-    def find(self, keys: Mapping[str, str]) -> Flow[list[BatchStatus]]:
-        """Look for batches by their client keys, or by the input files, which are the values."""
+    def find(self, keys: Mapping[str, str], since: float) -> Flow[list[BatchStatus]]:
+        """Look for batches by their client keys, or by the input files, which are the values.
+
+        `since` is a time before which none of them was created, in seconds since the epoch. Those of which nothing
+        could be learned have `NO_REPLY`; those that are left out do not exist.
+        """
         ...
 
     def check(self, remote_ids: Sequence[str]) -> Flow[list[BatchStatus]]:
@@ -55,8 +63,8 @@ class Provider(Protocol):
         """Say what a reply other than 2xx means."""
         ...
 
-    def parse_row(self, line: bytes) -> Row:
-        """Read one line of an output or error file; ValueError when it is not a row."""
+    def parse_row(self, line: bytes, offset: int = 0) -> Row:
+        """Read one line of an output or error file, which begins there; ValueError when it is not a row."""
         ...
 
     def input_tokens(self, row: Row) -> int:

@@ -89,7 +89,7 @@ _line_decoder = msgspec.json.Decoder(_Line)
 _NULL = msgspec.Raw(b"null")
 
 
-def parse_row(line: bytes) -> Row:
+def parse_row(line: bytes, offset: int = 0) -> Row:
     """Read one line of an output or error file in any form seen (traps 6, 9); ValueError when it is none."""
     try:
         row = _line_decoder.decode(line)
@@ -97,13 +97,13 @@ def parse_row(line: bytes) -> Row:
         # The body is copied: a view would keep the whole line alive.
         body = bytes(reply.body) if reply is not None else b""
     except (msgspec.DecodeError, RecursionError):
-        return _parse_oddity(line)
+        return _parse_oddity(line, offset)
     if reply is not None and 200 <= reply.status_code < 300 and row.error == _NULL and body[:1] != b'"':
-        return Row(row.custom_id, reply.status_code, reply.request_id or "", body)
-    return _parse_oddity(line)
+        return Row(row.custom_id, reply.status_code, reply.request_id or "", body, "", "", offset, len(line))
+    return _parse_oddity(line, offset)
 
 
-def _parse_oddity(line: bytes) -> Row:
+def _parse_oddity(line: bytes, offset: int) -> Row:
     try:
         row = json.loads(line)  # unlike msgspec it reads half a surrogate pair, which models do write
     except (ValueError, RecursionError) as exc:
@@ -124,6 +124,8 @@ def _parse_oddity(line: bytes) -> Row:
         body.encode(errors="replace") if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode(),
         code,
         message,
+        offset,
+        len(line),
     )
 
 

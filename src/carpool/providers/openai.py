@@ -1,6 +1,6 @@
 """The Batch API of OpenAI and of those who speak it (contracts, part A)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from ..models import (
     PackedBatch,
     Reply,
     Row,
+    Sought,
     Upload,
 )
 from . import jsonl, replies
@@ -36,8 +37,9 @@ ENDPOINTS = (
     "/v1/responses",
 )
 _FRAME = 256  # bytes that an input line has around its body, at most
-_PAGE = 100  # batches on a page of the listing, the most that may be asked for
-_FIND_PAGES = 20  # a lost creation is minutes old: it stands among the newest 2,000
+_PAGE = 100  # batches or files on a page of a listing, the most that may be asked for
+_SKEW = 3_600.0  # seconds by which the server's clock may differ from ours
+_LIFE = 2_592_000  # seconds, the most that may be asked for: what is left behind goes by itself after thirty days
 
 
 class Recent(NamedTuple):
@@ -62,10 +64,13 @@ _peek_input = msgspec.json.Decoder(_PeekInput)
 
 
 class OpenAI:
-    """Speak OpenAI's Batch API."""
+    """Speak OpenAI's Batch API; unless `keep_files`, files expire, should nobody be here to delete them."""
 
     # 190 MB, since nobody says whether the documented 200 MB are decimal (contracts A3).
     limits = FileLimits(requests=50_000, bytes=190_000_000, inputs=50_000, creations_per_hour=2_000)
+
+    def __init__(self, *, keep_files: bool = False) -> None:
+        self._keep_files = keep_files
 
     def encode(self, endpoint: str, body: Body) -> tuple[str, bytes, int]:
         """Check a body; only `model`, `stream` and the size are looked at, and the inputs of embeddings."""
@@ -98,9 +103,9 @@ class OpenAI:
         """Give the constant parts of an input line."""
         return jsonl.frame(pool, endpoint)
 
-    def parse_row(self, line: bytes) -> Row:
+    def parse_row(self, line: bytes, offset: int = 0) -> Row:
         """Read one line of an output or error file."""
-        return jsonl.parse_row(line)
+        return jsonl.parse_row(line, offset)
 
     def input_tokens(self, row: Row) -> int:
         """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
@@ -108,41 +113,74 @@ class OpenAI:
 
     def upload(self, batch: PackedBatch) -> Flow[str]:
         """Upload the input file; when an earlier try had no reply, look for it first."""
-        filename = f"{batch.key}.jsonl"
-        if batch.again:
-            query = {"purpose": "batch", "limit": str(_PAGE), "order": "desc"}
-            for found in replies.files((yield Call("GET", "/files", True, query))):
-                if found.get("filename") == filename and found.get("bytes") == batch.size:
-                    return str(found["id"])
-        upload = Upload(filename, batch.runs, batch.size)
-        return replies.id_of((yield Call("POST", "/files", False, form={"purpose": "batch"}, upload=upload)))
+        if batch.again and (found := (yield from self._uploads(batch.sought, all_=False))):
+            return found[0]
+        form = {"purpose": "batch"}
+        if not self._keep_files:
+            form |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(_LIFE)}
+        upload = Upload(_filename(batch.key), batch.runs, batch.size)
+        return replies.id_of((yield Call("POST", "/files", False, form=form, upload=upload)))
+
+    def uploads(self, sought: Sought) -> Flow[list[str]]:
+        """Look for files by name and size."""
+        return (yield from self._uploads(sought, all_=True))
+
+    def _uploads(self, sought: Sought, *, all_: bool) -> Flow[list[str]]:
+        """Look for one upload or all; where there is no listing there is none.
+
+        To upload once more costs nothing, so one is looked for once; to know that all are gone takes a reply.
+        """
+        wanted = (_filename(sought.key), sought.size)
+        found: list[str] = []
+
+        def take(entries: list[dict[str, Any]]) -> bool:
+            found.extend(entry["id"] for entry in entries if (entry.get("filename"), entry.get("bytes")) == wanted)
+            return bool(found) and not all_
+
+        query = {"purpose": "batch", "limit": str(_PAGE), "order": "desc"}
+        try:
+            yield from _search(Call("GET", "/files", True, query), sought.since - _SKEW, take)
+        except CallFailed as exc:
+            if exc.failure.kind == "auth" or (all_ and exc.failure.kind in ("lost", "busy")):
+                raise
+        return list(dict.fromkeys(found))
 
     def create(self, batch: PackedBatch, file_id: str) -> Flow[BatchStatus]:
         """Create the batch; a 200 is no verdict on its content (traps 1).
 
         What it is expected to weigh is noted beside its key, for whoever looks at the account.
         """
-        body = {
+        body: dict[str, Any] = {
             "input_file_id": file_id,
             "endpoint": batch.lane.endpoint,
             "completion_window": "24h",
             "metadata": {replies.KEY: batch.key, replies.TOKENS: str(batch.tokens)},
         }
+        if not self._keep_files:
+            body["output_expires_after"] = {"anchor": "created_at", "seconds": _LIFE}
         return replies.status((yield Call("POST", "/batches", False, json=msgspec.json.encode(body))))
 
-    def find(self, keys: Mapping[str, str]) -> Flow[list[BatchStatus]]:
-        """Search the newest batches on the account for these keys, or their input files: not all echo metadata."""
+    def find(self, keys: Mapping[str, str], since: float) -> Flow[list[BatchStatus]]:
+        """Search the account's batches for these keys, or their input files: not all servers echo metadata."""
         wanted = set(keys)
-        key_of = {file_id: key for key, file_id in keys.items()}
+        key_of = {file_id: key for key, file_id in keys.items() if file_id}
         found: list[BatchStatus] = []
-        after: str | None = None
-        for _ in range(_FIND_PAGES):
-            page, after = replies.page((yield _listing(after)))
-            page = [structs.replace(s, key=key_of.get(s.input_file_id or "", s.key)) for s in page]
-            found += [status for status in page if status.key in wanted]
-            wanted -= {status.key for status in found if status.key}
-            if not wanted or not after:
-                break
+
+        def take(entries: list[dict[str, Any]]) -> bool:
+            page = [
+                structs.replace(s, key=key_of.get(s.input_file_id or "", s.key)) for s in map(replies.read, entries)
+            ]
+            found.extend(status for status in page if status.key in wanted)
+            wanted.difference_update(status.key for status in page if status.key)
+            return not wanted
+
+        try:
+            yield from _search(_listing(None), since - _SKEW, take)
+        except CallFailed as exc:
+            if exc.failure.kind == "auth" or not found:
+                raise
+            # What one page told is not lost with the next; of the rest nothing is known.
+            found += [BatchStatus("", key, NO_REPLY) for key in wanted]
         return found
 
     def check(self, remote_ids: Sequence[str]) -> Flow[list[BatchStatus]]:
@@ -175,8 +213,9 @@ class OpenAI:
                     raise
                 break  # some servers have no listing
             seen = {status.id: status for status in page if status.id in wanted}
+            news = seen.keys() - found.keys()
             found |= seen
-            if len(seen) < 2 or not after:
+            if len(news) < 2 or not after:
                 break
         return found
 
@@ -207,6 +246,21 @@ class OpenAI:
     def refused(self, reply: Reply) -> Failure:
         """Say what a reply other than 2xx means."""
         return replies.refusal(reply)
+
+
+def _search(call: Call, since: float, take: Callable[[list[dict[str, Any]]], bool]) -> Flow[None]:
+    """Turn the pages of a listing, the newest first, until `take` is content, or they are older than `since`."""
+    cursors: set[str] = set()  # some servers would turn the same page for ever
+    while True:
+        entries, after = replies.entries((yield call))
+        if take(entries) or not after or after in cursors or replies.are_older(entries, since):
+            return
+        cursors.add(after)
+        call = structs.replace(call, query={**call.query, "after": after})
+
+
+def _filename(key: str) -> str:
+    return f"{key}.jsonl"
 
 
 def _listing(after: str | None) -> Call:

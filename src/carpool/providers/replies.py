@@ -128,20 +128,10 @@ def _entries(reply: Reply) -> list[dict[str, Any]]:
     return [entry for entry in _list(found) if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
 
-def files(reply: Reply) -> list[dict[str, Any]]:
-    """Give the files of a listing; none where there is no listing: uploading once more costs nothing."""
-    try:
-        return _entries(reply)
-    except CallFailed as exc:
-        if exc.failure.kind == "auth":
-            raise
-        return []
-
-
 def page(reply: Reply) -> tuple[list[BatchStatus], str | None]:
     """Give the batches of a listing page and the cursor of the next, None behind the last."""
     found, after = entries(reply)
-    return [_read(entry) for entry in found], after
+    return [read(entry) for entry in found], after
 
 
 def entries(reply: Reply) -> tuple[list[dict[str, Any]], str | None]:
@@ -154,10 +144,10 @@ def status(reply: Reply) -> BatchStatus:
     """Read the batch object in a reply."""
     content = _decode(reply)
     id_of(reply)
-    return _read(content)
+    return read(content)
 
 
-def _read(batch: dict[str, Any]) -> BatchStatus:
+def read(batch: dict[str, Any]) -> BatchStatus:
     """Read a batch object, of which anything but `id` may be absent, null or "" (contracts A4)."""
     counts = _dict(batch.get("request_counts"))
     spelled = (_text(batch.get("status")) or "unknown").lower()
@@ -180,7 +170,7 @@ def _read(batch: dict[str, Any]) -> BatchStatus:
 
 def listed(batch: dict[str, Any]) -> Listed:
     """Read a batch object of a listing, with what concerns whoever looks at the account."""
-    status = _read(batch)
+    status = read(batch)
     return Listed(
         status,
         endpoint=_text(batch.get("endpoint")),
@@ -195,6 +185,12 @@ def listed(batch: dict[str, Any]) -> Listed:
 def is_before(since: float, batch: Listed) -> bool:
     """Tell whether a batch was created before a time."""
     return batch.created_at is not None and batch.created_at < since
+
+
+def are_older(entries: list[dict[str, Any]], since: float) -> bool:
+    """Tell whether what follows on a listing's next page was created before a time: where the newest come first."""
+    first, last = (_stamp(entry.get("created_at")) for entry in (entries[0], entries[-1]))
+    return last is not None and last < since and (first is None or first >= last)
 
 
 def _noted(value: Any) -> int | None:

@@ -1,0 +1,73 @@
+"""Whoever is accepted is settled once: with an answer, or with an error of its own."""
+
+from collections.abc import Callable, Iterable
+
+from .errors import CarpoolError
+from .models import Response
+from .waiter import Waiter
+
+
+class Callers:
+    """Hold the callers that wait, by the numbers of their calls; `changed` hears of those that go unsettled."""
+
+    def __init__(self, new_waiter: Callable[[], Waiter], changed: Callable[[], None]) -> None:
+        self._new_waiter = new_waiter
+        self._changed = changed
+        self._waiters: dict[int, Waiter] = {}
+        self.answered = self.failed = 0
+        self.refusal: CarpoolError | None = None  # what later calls are told
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._waiters
+
+    def admit(self) -> None:
+        """Raise what later calls are told."""
+        if self.refusal is not None:
+            raise _copy(self.refusal)
+
+    def add(self, number: int) -> Waiter:
+        """Give what a call's caller is to await."""
+        waiter = self._waiters[number] = self._new_waiter()
+        return waiter
+
+    def give(self, number: int, response: Response) -> bool:
+        """Settle a call with an answer; gives whether its caller was still there."""
+        self.answered += 1
+        waiter = self._waiters.pop(number, None)
+        if waiter is None or waiter.done():
+            return False
+        waiter.set_result(response)
+        return True
+
+    def refuse(self, number: int, error: CarpoolError) -> bool:
+        """Settle a call with an error; gives whether its caller was still there."""
+        self.failed += 1
+        waiter = self._waiters.pop(number, None)
+        if waiter is None or waiter.done():
+            return False
+        waiter.set_exception(error)
+        return True
+
+    def refuse_all(self, error: CarpoolError) -> None:
+        """Settle everybody with an error, and tell it to whoever comes later."""
+        self.refusal = self.refusal or error
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters.values():
+            if not waiter.done():
+                waiter.set_exception(_copy(error))
+        self._changed()
+
+    def leave(self, numbers: Iterable[int]) -> list[int]:
+        """Note that callers have gone, and give those that were not settled."""
+        gone = [number for number in numbers if self._waiters.pop(number, None) is not None]
+        if gone:
+            self._changed()
+        return gone
+
+
+def _copy(error: CarpoolError) -> CarpoolError:
+    """Give everybody an error of their own: a shared one would gather the tracebacks of all."""
+    return type(error)(*error.args)

@@ -1,0 +1,205 @@
+"""The journal in memory: what SQLite is held to by the same tests, and what a simulated process leaves to the next."""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from ..engine.events import (
+    ANSWERED,
+    DELIVERED,
+    Accepted,
+    Cleared,
+    Created,
+    Delivered,
+    Discarded,
+    Done,
+    Event,
+    Learned,
+    Packed,
+    Settled,
+    Spent,
+    Uploaded,
+)
+from ..engine.packing import stretches
+from ..models import Queue
+from ..naming import shard_of, span_of
+from . import DIGEST, Known, Place, Stamped, Summary
+
+_HOUR = 3_600.0
+
+
+class Folder:
+    """Hold what one process leaves to the next."""
+
+    def __init__(self, pool: str) -> None:
+        self.pool = pool
+        self.key_mark: str | None = None
+        self.shards = 0  # given so far
+        self.held: set[int] = set()  # by processes that are alive
+        self.unfinished: set[int] = set()
+        self.requests: dict[bytes, list[int]] = {}
+        self.accepted: list[tuple[float, Accepted]] = []
+        self.batches: dict[int, dict[type[Event], Stamped]] = {}
+        self.left: dict[int, Stamped] = {}  # what batches that are over have left at the provider
+        self.done: list[float] = []  # when batches were packed that are over
+        self.outcomes: list[tuple[float, Settled]] = []
+        self.learned: dict[Queue, tuple[float, Learned]] = {}
+
+
+class Memory:
+    """Keep a journal in a `Folder`; a process that dies is one whose journal was told to `die`."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        folder.shards += 1
+        self.place = "memory"
+        self.pool = folder.pool
+        self.key_mark = folder.key_mark
+        self.numbered = span_of(folder.shards)[0]
+        self._taken = {folder.shards}
+        self._told = {folder.shards}  # of what was taken
+        folder.held |= self._taken
+        folder.unfinished |= self._taken
+        self._opening = _of_the_account(folder)
+        self._on: dict[type[Event], Callable[[Any, float], None]] = {
+            Accepted: self._accepted,
+            Packed: lambda fact, at: folder.batches.update({fact.number: {Packed: (at, fact)}}),
+            Uploaded: self._note,
+            Created: self._note,
+            Settled: self._settled,
+            Delivered: self._delivered,
+            Done: self._done,
+            Cleared: self._cleared,
+            Learned: lambda fact, at: folder.learned.update({fact.queue: (at, fact)}),
+            Discarded: self._discarded,
+        }
+
+    async def note_key(self, mark: str) -> None:
+        """Note the mark of the key in use."""
+        self.key_mark = self._folder.key_mark = mark
+
+    # --- facts
+
+    async def record(self, *facts: Stamped) -> None:
+        """Record facts."""
+        for at, fact in facts:
+            self._on[type(fact)](fact, at)
+
+    def _accepted(self, fact: Accepted, at: float) -> None:
+        run, digests = fact.run, fact.digests
+        self._folder.accepted.append((at, Accepted(fact.lane, run.part(0, len(run)), fact.rich)))
+        for position, row in enumerate(run.rows):
+            digest = digests[position * DIGEST : (position + 1) * DIGEST]
+            self._folder.requests.setdefault(digest, []).append(row)
+
+    def _note(self, fact: Uploaded | Created, at: float) -> None:
+        batch = self._folder.batches.get(_number(fact.key))
+        if batch is not None:
+            batch[type(fact)] = at, fact
+
+    def _settled(self, fact: Settled, at: float) -> None:
+        failed = {row for row, mark in zip(fact.rows, fact.marks, strict=True) if not mark & ANSWERED}
+        for rows in self._folder.requests.values():
+            rows[:] = [row for row in rows if row not in failed]
+        copy = Settled(fact.batch_id, fact.file, fact.rows[:], fact.offsets[:], fact.sizes[:], fact.marks[:])
+        self._folder.outcomes.append((at, copy))
+
+    def _delivered(self, fact: Delivered, at: float) -> None:
+        for _, settled in self._folder.outcomes:
+            for position, row in enumerate(settled.rows):
+                if row in fact.rows:
+                    settled.marks[position] = ANSWERED | DELIVERED * fact.received
+
+    def _done(self, fact: Done, at: float) -> None:
+        batch = self._folder.batches.pop(_number(fact.key), None)
+        if batch is not None:
+            self._folder.done.append(batch[Packed][0])
+            if fact.leaves is not None:
+                self._folder.left[_number(fact.key)] = at, fact
+
+    def _cleared(self, fact: Cleared, at: float) -> None:
+        self._folder.left.pop(_number(fact.key), None)
+
+    def _discarded(self, fact: Discarded, at: float) -> None:
+        accepted = self._folder.accepted
+        accepted[:] = [entry for entry in accepted if entry[1].run.segment != fact.segment]
+
+    # --- what is there
+
+    async def load(self) -> AsyncGenerator[Sequence[Stamped], None]:
+        """Take over what processes left that have died since the last time, and tell it again, in chunks."""
+        opening, self._opening = self._opening, []
+        self._taken |= self._folder.unfinished - self._folder.held
+        self._folder.held |= self._taken
+        untold = self._taken - self._told
+        if opening:
+            yield opening
+        if accepted := list(self._unsettled(untold)):
+            yield accepted
+        for number, facts in sorted(self._folder.batches.items()):
+            if shard_of(number) in untold:
+                yield list(facts.values())
+        if left := [fact for number, fact in sorted(self._folder.left.items()) if shard_of(number) in untold]:
+            yield left
+        self._told |= untold
+
+    def _unsettled(self, shards: Collection[int]) -> Iterator[Stamped]:
+        settled = {row for _, outcome in self._folder.outcomes for row in outcome.rows}
+        for at, fact in sorted(self._folder.accepted, key=lambda entry: entry[1].run.segment):
+            if shard_of(fact.run.segment) in shards:
+                for is_settled, part in stretches(fact.run, (row in settled for row in fact.run.rows)):
+                    if not is_settled:
+                        yield at, Accepted(fact.lane, part, fact.rich)
+
+    def holds(self, row: int) -> bool:
+        """Tell whether a row is of this process, or of one whose work it took over."""
+        return shard_of(row) in self._told
+
+    async def find(self, digests: Collection[bytes]) -> dict[bytes, list[Known]]:
+        """Look for requests of all processes; those of one digest come in the order of their numbers."""
+        places = dict(self._places())
+        found = {digest: sorted(self._folder.requests.get(digest, ())) for digest in digests}
+        return {digest: [Known(row, places.get(row)) for row in rows] for digest, rows in found.items() if rows}
+
+    def _places(self) -> Iterator[tuple[int, Place]]:
+        for _, outcome in self._folder.outcomes:
+            for row, offset, size, mark in zip(
+                outcome.rows, outcome.offsets, outcome.sizes, outcome.marks, strict=True
+            ):
+                if outcome.file is not None and mark & ANSWERED:
+                    yield row, Place(outcome.file, outcome.batch_id or "", offset, size, bool(mark & DELIVERED))
+
+    async def open_batch(self) -> str | None:
+        """Give the remote id of the newest batch under way, of any process; None where there is none."""
+        told = [entry for facts in self._folder.batches.values() for entry in facts.values()]
+        created = [(at, fact.status.id) for at, fact in told if isinstance(fact, Created)]
+        return max(created)[1] if created else None
+
+    async def summary(self) -> Summary:
+        """Count the answers that are kept."""
+        answered = [(at, mark) for at, outcome in self._folder.outcomes for mark in outcome.marks if mark & ANSWERED]
+        undelivered = sum(not mark & DELIVERED for _, mark in answered)
+        return Summary(len(answered), undelivered, max((at for at, _ in answered), default=None))
+
+    # --- the end
+
+    def die(self) -> None:
+        """Leave as a process does that is killed."""
+        self._folder.held -= self._taken
+
+    async def aclose(self) -> None:
+        """Leave what is unfinished to the next process."""
+        numbers = [*self._folder.batches, *self._folder.left, *(fact.run.segment for _, fact in self._folder.accepted)]
+        self._folder.unfinished -= self._taken - set(map(shard_of, numbers))
+        self.die()
+
+
+def _of_the_account(folder: Folder) -> list[Stamped]:
+    now = time.time()
+    times = tuple(sorted(at for at in folder.done if at > now - _HOUR))
+    return [*folder.learned.values(), (now, Spent(times))] if times else [*folder.learned.values()]
+
+
+def _number(key: str) -> int:
+    """Give the number of a batch, with which its client key ends."""
+    return int(key.rpartition("-b")[2])

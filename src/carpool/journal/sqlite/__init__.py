@@ -1,0 +1,94 @@
+"""The journal in SQLite: one database for all processes that share its folder, on a local disk."""
+
+import threading
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+
+from ...errors import JournalError
+from ...naming import shard_of, span_of
+from ...ports import RunSync
+from .. import Known, Stamped, Summary
+from .store import Store
+
+__all__ = ["Sqlite"]
+
+
+class Sqlite:
+    """Keep a journal in a folder; `open` makes one."""
+
+    def __init__(self, store: Store, run_sync: RunSync) -> None:
+        self._store = store
+        self._run_sync = run_sync
+        self._turn = anyio.Lock()
+        self._alone = threading.Lock()  # asyncio may cancel what waits for a thread, which runs on
+        self._held = {store.shard}
+        self.place = str(store.folder)
+        self.pool = store.pool
+        self.key_mark = store.key_mark
+        self.numbered = span_of(store.shard)[0]
+
+    @classmethod
+    async def open(cls, folder: Path, account: str, retention: float, run_sync: RunSync) -> Self:
+        """Open a folder, or make it; `account` says whose batches are meant.
+
+        What was delivered more than `retention` seconds ago is removed.
+        """
+        return cls(await run_sync(_mapped, Store, folder, account, retention), run_sync)
+
+    async def note_key(self, mark: str) -> None:
+        """Note the mark of the key in use."""
+        await self._do(self._store.note_key, mark)
+        self.key_mark = mark
+
+    async def record(self, *facts: Stamped) -> None:
+        """Record facts, all or none; they are safe when this returns."""
+        await self._do(self._store.write, facts)
+
+    async def load(self) -> AsyncGenerator[Sequence[Stamped], None]:
+        """Take over what processes left that have died since the last time, and tell it again, in chunks."""
+        chunks = self._store.take_over()
+        while (chunk := await self._do(next, chunks, None)) is not None:
+            yield chunk
+        self._held = set(self._store.told)
+
+    def holds(self, row: int) -> bool:
+        """Tell whether a row is of this process, or of one whose work it took over."""
+        return shard_of(row) in self._held
+
+    async def find(self, digests: Collection[bytes]) -> dict[bytes, list[Known]]:
+        """Look for requests of all processes; those of one digest come in the order of their numbers."""
+        known: dict[bytes, list[Known]] = await self._do(self._store.find, digests)
+        return known
+
+    async def open_batch(self) -> str | None:
+        """Give the remote id of the newest batch under way, of any process; None where there is none."""
+        batch_id: str | None = await self._do(self._store.open_batch)
+        return batch_id
+
+    async def summary(self) -> Summary:
+        """Count the answers that are kept."""
+        summary: Summary = await self._do(self._store.summary)
+        return summary
+
+    async def aclose(self) -> None:
+        """Leave what is unfinished to the next process."""
+        await self._do(self._store.close)
+
+    async def _do(self, func: Callable[..., Any], *args: object) -> Any:
+        async with self._turn:
+            return await self._run_sync(self._run, func, *args)
+
+    def _run(self, func: Callable[..., Any], *args: object) -> Any:
+        with self._alone:
+            return _mapped(func, *args)
+
+
+def _mapped(func: Callable[..., Any], *args: object) -> Any:
+    """Call, and say what to do where the disk refuses; SQLite's own errors are mapped where they arise."""
+    try:
+        return func(*args)
+    except OSError as exc:
+        raise JournalError(f"The journal cannot be used: {exc}. Free some room, or name a folder that works.") from exc

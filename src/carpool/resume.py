@@ -1,0 +1,277 @@
+"""Same folder and same request, same answer: a call takes a request of an earlier time where there is one.
+
+It takes the oldest equal one that is answered or under way, that nobody awaits and that no caller of this process was
+given. So equal prompts of one run stay separate samples, and the same program, run again, finds each of them.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import cache
+from hashlib import blake2b
+from itertools import groupby
+from typing import Literal, NamedTuple, TypeAlias
+
+from .answers import Answers
+from .callers import Callers
+from .engine.events import Asked, Delivered, Event
+from .errors import JournalError
+from .journal import DIGEST, Journal, Known, Place
+from .naming import shard_of
+from .outcomes import response_of
+from .providers import Provider
+from .spool import CHUNK, Spool
+
+Reuse: TypeAlias = Literal["always", "undelivered", "never"]
+
+
+class Deferred(NamedTuple):
+    """Hold a call that was accepted, until it is known whether it is one of an earlier time."""
+
+    number: int
+    endpoint: str
+    model: str
+    body: bytes
+    inputs: int
+    long: bool
+    digest: bytes
+
+
+def digest_of(endpoint: str, body: bytes, key: str | None) -> bytes:
+    """Give what a request is known again by: its key, or else its endpoint and body."""
+    if key is not None:
+        return blake2b(key.encode(errors="surrogatepass"), digest_size=DIGEST, person=b"key").digest()
+    digest = _digest_of(endpoint).copy()
+    digest.update(body)
+    return digest.digest()
+
+
+@cache
+def _digest_of(endpoint: str) -> blake2b:
+    return blake2b(endpoint.encode() + b"\0", digest_size=DIGEST, person=b"body")
+
+
+class Resumption:
+    """Look calls up in the journal; `answers` are those that it does not know yet; `accept` takes what is new.
+
+    `reuse` "undelivered" gives again only what no caller ever received, "never" nothing. `looks` says whether there may
+    be anything to be found.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        spool: Spool,
+        provider: Provider,
+        answers: Answers,
+        callers: Callers,
+        accept: Callable[[Deferred], None],
+        feed: Callable[[Event], None],
+        reuse: Reuse,
+    ) -> None:
+        self._journal = journal
+        self._spool = spool
+        self._provider = provider
+        self._answers = answers
+        self._callers = callers
+        self._accept = accept
+        self._feed = feed
+        self._reuse = reuse
+        self.looks = False
+        self._shard = shard_of(journal.numbered)
+        self._taken: set[int] = set()  # rows of earlier processes that callers of this one await, or were given
+        self._left: set[int] = set()  # rows whose callers went, or never looked
+        self._doubted: set[int] = set()  # rows that were nowhere when they were looked for
+        self._lost: set[int] = set()  # and again
+        self._row_of: dict[int, int] = {}  # by the number of the call that awaits it
+        self._number_of: dict[int, int] = {}
+        self._missing: Collection[int] = ()
+
+    # --- who awaits which row
+
+    def begin(self) -> None:
+        """Look calls up from now on: there is something to be found."""
+        self.looks = self._reuse != "never"
+
+    def numbers(self, rows: Sequence[int]) -> Sequence[int]:
+        """Give the calls that await rows that have come to an end."""
+        if not self._number_of:
+            return rows
+        numbers = [self._number_of.pop(row, row) for row in rows]
+        for number in numbers:
+            self._row_of.pop(number, None)
+        return numbers
+
+    def leave(self, numbers: Iterable[int]) -> list[int]:
+        """Note that callers went, and give the rows that they awaited; an equal call may take these."""
+        rows = []
+        for number in numbers:
+            row = self._row_of.pop(number, number)
+            self._number_of.pop(row, None)
+            self._put_back(row)
+            rows.append(row)
+        if rows:
+            self.begin()
+        return rows
+
+    def take_back(self, rows: Iterable[int]) -> None:
+        """Note that answers did not reach their callers: equal calls of this process may take them."""
+        back = tuple(rows)
+        for row in back:
+            self._put_back(row)
+        self._note(back, back, received=False)
+        if back:
+            self.begin()
+
+    def attach(self, number: int, row: int) -> None:
+        """Let a call await a row of another number."""
+        self._row_of[number] = row
+        self._number_of[row] = number
+
+    def _detach(self, number: int, row: int) -> None:
+        self._row_of.pop(number, None)
+        self._number_of.pop(row, None)
+
+    def _put_back(self, row: int) -> None:
+        self._taken.discard(row)
+        self._left.add(row)
+
+    # --- choosing
+
+    def _choose(self, known: Iterable[Known]) -> Known | None:
+        for request in known:
+            if self._is_free(request):
+                self._left.discard(request.row)
+                self._taken.add(request.row)
+                return request
+        return None
+
+    def _is_free(self, request: Known) -> bool:
+        row, place = request
+        if row in self._taken or row in self._lost or (shard_of(row) == self._shard and row not in self._left):
+            return False
+        if place is None:
+            return self._journal.holds(row)  # what is under way elsewhere is awaited there
+        return self._reuse == "always" or not place.delivered or row in self._left
+
+    def anew(self, rows: Collection[int]) -> None:
+        """Hear from the engine that it has no such rows."""
+        self._missing = rows
+
+    # --- looking up
+
+    async def look_up(self, calls: list[Deferred]) -> None:
+        """Settle calls with answers of an earlier time, let them await what is under way, or accept them anew."""
+        try:
+            while calls:
+                known = await self._journal.find({call.digest for call in calls})
+                calls = await self._resume(calls, known)
+        except JournalError as exc:
+            for call in calls:
+                self._callers.refuse(call.number, JournalError(*exc.args))
+
+    async def _resume(self, calls: list[Deferred], known: dict[bytes, list[Known]]) -> list[Deferred]:
+        """Gives the calls that are to be looked up again."""
+        answered: list[tuple[int, int, Place]] = []
+        asked: dict[int, Deferred] = {}
+        # What is not answered may wait still, since its caller went: it comes last, for it is yet to be paid. What one
+        # call cannot have, none can.
+        rest = {digest: iter(sorted(requests, key=_is_unanswered)) for digest, requests in known.items()}
+        for call in calls:
+            if call.number not in self._callers:
+                continue
+            chosen = self._choose(rest.get(call.digest, ()))
+            if chosen is None:
+                self._accept(call)
+            elif chosen.place is not None:
+                answered.append((call.number, *chosen))  # type: ignore[arg-type]
+            else:
+                asked[chosen.row] = call
+        missing = self._ask(asked)
+        in_hand = self._answers.find(missing)
+        answered += [(asked[row].number, row, place) for row, place in in_hand.items()]
+        again = [call for row, call in asked.items() if row in missing and row not in in_hand]
+        for row in missing - in_hand.keys():
+            self._doubt(row)
+        await self._give(answered, in_hand.keys())
+        return again
+
+    def _ask(self, asked: dict[int, Deferred]) -> set[int]:
+        """Let calls await rows that are under way; gives those that are not."""
+        for row, call in asked.items():
+            self.attach(call.number, row)
+        self._missing = ()
+        if asked:
+            self._feed(Asked(tuple(asked)))
+        for row in self._missing:
+            self._detach(asked[row].number, row)
+        return set(self._missing)
+
+    def _doubt(self, row: int) -> None:
+        """Look for a row once more: it may have been answered, and recorded, since it was looked for."""
+        self._put_back(row)
+        (self._lost if row in self._doubted else self._doubted).add(row)
+
+    # --- giving
+
+    async def _give(self, answered: list[tuple[int, int, Place]], in_hand: Collection[int]) -> None:
+        """Settle calls with answers that lie in files; some are in hand, and not recorded yet."""
+        answered.sort(key=lambda entry: (entry[2].file, entry[2].offset))
+        for file, group in groupby(answered, key=lambda entry: entry[2].file):
+            for entries in _chunks(list(group)):
+                spans = [(place.offset, place.size) for _, _, place in entries]
+                try:
+                    lines = await self._spool.read_lines(file, spans)
+                except OSError as exc:
+                    for number, row, _ in entries:
+                        self._put_back(row)
+                        self._callers.refuse(number, _unreadable(file, exc))
+                    continue
+                given = [self._give_one(*entry, line) for entry, line in zip(entries, lines, strict=True)]
+                rows = [row for row in given if row is not None]
+                self._note(rows, rows if in_hand else (), received=True)
+
+    def _note(self, rows: Iterable[int], unrecorded: Collection[int], *, received: bool) -> None:
+        """Note whether callers received answers, of which some may be unrecorded."""
+        told = Delivered(tuple(rows), received)
+        if told.rows:
+            self._answers.deliver(unrecorded, received=received)
+            self._feed(told)
+
+    def _give_one(self, number: int, row: int, place: Place, line: bytes) -> int | None:
+        """Settle a call; gives the row where its caller was there to receive it."""
+        try:
+            answer = self._provider.parse_row(line)
+            if answer.custom_id != f"{self._journal.pool}-{row}":
+                raise ValueError(f"request {row} is not where it should be")
+        except ValueError as exc:
+            self._put_back(row)
+            self._callers.refuse(number, _unreadable(place.file, exc))
+            return None
+        if self._callers.give(number, response_of(answer, place.batch_id)):
+            return row
+        self._put_back(row)
+        return None
+
+
+def _is_unanswered(request: Known) -> bool:
+    return request.place is None
+
+
+def _unreadable(file: str, exc: Exception) -> JournalError:
+    return JournalError(
+        f"The answers in {file} cannot be read: {exc}. Put the file back, or pay again: in another folder, or with "
+        'reuse="never".'
+    )
+
+
+def _chunks(entries: list[tuple[int, int, Place]]) -> Iterable[list[tuple[int, int, Place]]]:
+    """Cut entries so that each part's answers make a chunk, or are one."""
+    chunk: list[tuple[int, int, Place]] = []
+    size = 0
+    for entry in entries:
+        chunk.append(entry)
+        size += entry[2].size
+        if size >= CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
