@@ -1,4 +1,4 @@
-"""Numbers of rows, batches, segments and downloads, and the file names made of them.
+"""Numbers of rows, batches, segments and downloads, and the names made of them.
 
 Whoever shares a journal numbers within a shard of its own, which is what stands above the fortieth bit.
 """
@@ -17,6 +17,16 @@ def shard_of(number: int) -> int:
 def span_of(shard: int) -> tuple[int, int]:
     """Give the first and the last number of a shard."""
     return shard << _BITS, (shard + 1 << _BITS) - 1
+
+
+def client_key(pool: str, number: int) -> str:
+    """Give the key that a batch is known by at the provider."""
+    return f"{pool}-b{number}"
+
+
+def number_of(key: str) -> int:
+    """Give the number of a batch, with which its client key ends."""
+    return int(key.rpartition("-b")[2])
 
 
 def segment_name(number: int) -> str:

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from ..config import Timing
 from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Queue
+from ..naming import client_key
 from .agenda import Agenda
 from .batch import (
     OVERDUE,
@@ -139,7 +140,7 @@ class Engine:
         return self._lanes.uncountable(event, now) + self._batches.make_room(event.lane.queue, now)
 
     def _packed(self, event: Packed, now: float) -> list[Command]:
-        batch = Batch(f"{self._pool}-b{event.number}", event.lane, event.runs, now)
+        batch = Batch(client_key(self._pool, event.number), event.lane, event.runs, now)
         self._batches.add(batch)
         self._lanes.packed(event, batch.key, batch.load, now)
         return [Upload(batch.packed()), *self._batches.make_room(batch.lane.queue, now)]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..naming import client_key
 from .batch import Batch, Stage, Step
 from .batches import Batches
 from .commands import Command, Delete
@@ -35,7 +36,7 @@ class Recovery:
         self._on[type(fact)](fact, at)
 
     def _packed(self, event: Packed, at: float) -> None:
-        batch = Batch(f"{self._pool}-b{event.number}", event.lane, event.runs, at)
+        batch = Batch(client_key(self._pool, event.number), event.lane, event.runs, at)
         batch.again = True
         batch.asked = set()
         self._batches.add(batch)

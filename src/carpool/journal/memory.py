@@ -22,7 +22,7 @@ from ..engine.events import (
 )
 from ..engine.packing import stretches
 from ..models import Queue
-from ..naming import shard_of, span_of
+from ..naming import number_of, shard_of, span_of
 from . import DIGEST, Known, Place, Stamped, Summary
 
 _HOUR = 3_600.0
@@ -93,7 +93,7 @@ class Memory:
             self._folder.requests.setdefault(digest, []).append(row)
 
     def _note(self, fact: Uploaded | Created, at: float) -> None:
-        batch = self._folder.batches.get(_number(fact.key))
+        batch = self._folder.batches.get(number_of(fact.key))
         if batch is not None:
             batch[type(fact)] = at, fact
 
@@ -111,14 +111,14 @@ class Memory:
                     settled.marks[position] = ANSWERED | DELIVERED * fact.received
 
     def _done(self, fact: Done, at: float) -> None:
-        batch = self._folder.batches.pop(_number(fact.key), None)
+        batch = self._folder.batches.pop(number_of(fact.key), None)
         if batch is not None:
             self._folder.done.append(batch[Packed][0])
             if fact.leaves is not None:
-                self._folder.left[_number(fact.key)] = at, fact
+                self._folder.left[number_of(fact.key)] = at, fact
 
     def _cleared(self, fact: Cleared, at: float) -> None:
-        self._folder.left.pop(_number(fact.key), None)
+        self._folder.left.pop(number_of(fact.key), None)
 
     def _discarded(self, fact: Discarded, at: float) -> None:
         accepted = self._folder.accepted
@@ -198,8 +198,3 @@ def _of_the_account(folder: Folder) -> list[Stamped]:
     now = time.time()
     times = tuple(sorted(at for at in folder.done if at > now - _HOUR))
     return [*folder.learned.values(), (now, Spent(times))] if times else [*folder.learned.values()]
-
-
-def _number(key: str) -> int:
-    """Give the number of a batch, with which its client key ends."""
-    return int(key.rpartition("-b")[2])

@@ -17,6 +17,7 @@ from ...engine.events import (
     Settled,
     Uploaded,
 )
+from ...naming import number_of
 from .. import Stamped
 from .database import Database
 from .outcomes import Outcomes
@@ -71,7 +72,7 @@ class Facts:
 
     def _uploaded(self, fact: Uploaded, at: float) -> None:
         self._db.execute(
-            "UPDATE batch SET file_id = ?, uploaded_at = ? WHERE number = ?", fact.file_id, at, _number(fact.key)
+            "UPDATE batch SET file_id = ?, uploaded_at = ? WHERE number = ?", fact.file_id, at, number_of(fact.key)
         )
 
     def _created(self, fact: Created, at: float) -> None:
@@ -80,7 +81,7 @@ class Facts:
             fact.status.id,
             pack_status(fact.status),
             at,
-            _number(fact.key),
+            number_of(fact.key),
         )
 
     def _settled(self, fact: Settled, at: float) -> None:
@@ -95,11 +96,11 @@ class Facts:
     def _done(self, fact: Done, at: float) -> None:
         leaves = None if fact.leaves is None else pack_leftovers(fact.leaves)
         self._db.execute(
-            "UPDATE batch SET done_at = ?, runs = NULL, leaves = ? WHERE number = ?", at, leaves, _number(fact.key)
+            "UPDATE batch SET done_at = ?, runs = NULL, leaves = ? WHERE number = ?", at, leaves, number_of(fact.key)
         )
 
     def _cleared(self, fact: Cleared, at: float) -> None:
-        self._db.execute("UPDATE batch SET leaves = NULL WHERE number = ?", _number(fact.key))
+        self._db.execute("UPDATE batch SET leaves = NULL WHERE number = ?", number_of(fact.key))
 
     def _learned(self, fact: Learned, at: float) -> None:
         self._db.execute(
@@ -108,8 +109,3 @@ class Facts:
 
     def _discarded(self, fact: Discarded, at: float) -> None:
         self._db.execute("DELETE FROM accepted WHERE segment = ?", fact.segment)
-
-
-def _number(key: str) -> int:
-    """Give the number of a batch, with which its client key ends."""
-    return int(key.rpartition("-b")[2])

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from ...engine.events import Accepted, Created, Done, Learned, Packed, Spent, Uploaded
 from ...engine.packing import stretches
 from ...models import Queue
-from ...naming import span_of
+from ...naming import client_key, span_of
 from .. import Stamped
 from .database import Database
 from .outcomes import Outcomes
@@ -82,7 +82,7 @@ class Unfinished:
         )
         found = self._db.execute(query, number).fetchone()
         pool, lane, runs, packed_at, file_id, uploaded_at, status, created_at = found
-        key = f"{pool}-b{number}"
+        key = client_key(pool, number)
         yield packed_at, Packed(number, unpack_lane(lane), unpack_runs(runs))
         if file_id is not None:
             yield uploaded_at, Uploaded(key, file_id)
@@ -92,4 +92,4 @@ class Unfinished:
     def _left(self, number: int) -> Stamped:
         query = "SELECT (SELECT pool FROM folder), batch_id, done_at, leaves FROM batch WHERE number = ?"
         pool, batch_id, done_at, leaves = self._db.execute(query, number).fetchone()
-        return done_at, Done(f"{pool}-b{number}", batch_id, unpack_leftovers(leaves))
+        return done_at, Done(client_key(pool, number), batch_id, unpack_leftovers(leaves))
