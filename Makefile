@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check coverage crash bench clean
+.PHONY: help demo test lint types check coverage parts crash dropin bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,7 @@ demo: .venv/.runs ## summarise the topics of Python's own documentation, on the 
 
 test: lint types ## everything that must hold: ruff, mypy --strict, all tests
 	@$(MAKE) --no-print-directory .vocabulary/.ready
-	@$(MAKE) --no-print-directory --jobs=2 coverage check
+	@$(MAKE) --no-print-directory --jobs=2 parts check
 
 lint: .venv/.tests
 	$(BIN)/ruff check .
@@ -42,11 +42,17 @@ coverage: .venv/.tests .vocabulary/.ready ## the tests of engine/ and providers/
 	$(BIN)/coverage run -m pytest -q tests/engine tests/providers
 	$(BIN)/coverage report --include='src/carpool/engine/*,src/carpool/providers/*' --fail-under=100 --show-missing
 
-check: .venv/.tests .vocabulary/.ready
-	$(BIN)/python -m pytest --ignore=tests/engine --ignore=tests/providers
+parts: coverage ## the tests of the other rooms
+	$(BIN)/python -m pytest tests/cli tests/crash tests/journal tests/testing
+
+check: .venv/.tests .vocabulary/.ready ## the tests of the whole
+	$(BIN)/python -m pytest tests/test_*.py tests/dropin
 
 crash: .venv/.tests ## kill a process at every write, file operation and exchange, and start it again
 	CARPOOL_CRASH=all $(BIN)/python -m pytest tests/crash
+
+dropin: .venv/pyvenv.cfg ## run each client in an environment of its own, and write docs/clients.md
+	$(BIN)/python tests/dropin/environments.py
 
 bench: .venv/.tests .vocabulary/.ready ## CPU, memory and queue limits, beside the straight line and an oracle
 	$(BIN)/python -m benchmarks.throughput
@@ -54,6 +60,7 @@ bench: .venv/.tests .vocabulary/.ready ## CPU, memory and queue limits, beside t
 	$(BIN)/python -m benchmarks.scheduling
 	$(BIN)/python -m benchmarks.limited
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.transport
 
 clean: ## remove what was made here
-	rm -rf .venv .vocabulary build dist .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .vocabulary .environments build dist .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache

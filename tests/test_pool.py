@@ -1,5 +1,6 @@
 """The whole pool on virtual time, on both backends, against the emulator in memory."""
 
+import asyncio
 import contextlib
 import logging
 from typing import Any
@@ -8,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import httpx2
 import pytest
-from virtual import CHAT, EMBEDDINGS, InMemory, World, body, world
+from virtual import CHAT, EMBEDDINGS, InMemory, Interrupted, World, body, world
 
 import carpool
 from carpool.testing import Answer, Faults, Pace
@@ -95,6 +96,89 @@ async def test_equal_requests_are_separate_samples() -> None:
         responses = await w.pool.gather([body("same")] * 3, endpoint=CHAT)
     assert len({response.custom_id for response in responses}) == 3
     assert w.emulator.books().times(body("same")) == 3
+
+
+# --- settings of single calls
+
+
+async def test_calls_are_counted_under_their_tags() -> None:
+    def answer(endpoint: str, given: dict[str, Any]) -> dict[str, Any] | Answer:
+        return Answer(400, {"error": {"message": "no"}}) if "bad" in str(given) else {"choices": []}
+
+    async with world(answer=answer) as w:
+        requests = [
+            carpool.Request(CHAT, body("a"), tags=("search", "team")),
+            carpool.Request(CHAT, body("bad"), tags=("search", "search")),
+            carpool.Request(CHAT, body("c")),
+        ]
+        await w.pool.gather(requests, return_exceptions=True)
+        with carpool.options(tags=["block"]):
+            await w.pool.gather([body("d"), carpool.Request(CHAT, body("e"), tags=())], endpoint=CHAT)
+        tags = w.pool.stats().tags
+    seen = {tag: (counts.accepted, counts.answered, counts.failed) for tag, counts in tags.items()}
+    assert seen == {"search": (2, 1, 1), "team": (1, 1, 0), "block": (1, 1, 0)}
+
+
+async def test_calls_whose_callers_went_are_counted_when_their_rows_end_and_not_under_their_tags() -> None:
+    async with world(pace=SLOW) as w:
+        with anyio.move_on_after(10), carpool.options(tags=["gone"]):
+            await w.pool.request(CHAT, body("submitted"))
+        with anyio.move_on_after(0.1):
+            await w.pool.request(CHAT, body("taken out of the queue"))
+        await w.ask("b")
+        stats = w.pool.stats()
+    assert (stats.tags["gone"].accepted, stats.tags["gone"].answered, stats.tags["gone"].failed) == (1, 0, 0)
+    assert (stats.accepted, stats.answered, stats.failed) == (3, 2, 0)
+
+
+@pytest.mark.parametrize("by", ["request", "block"])
+async def test_the_urgent_go_first_where_the_queue_is_limited(by: str) -> None:
+    ended: list[str] = []
+
+    async def ask(w: World, text: str, priority: int) -> None:
+        if by == "request":
+            await w.pool.request(carpool.Request(CHAT, body(text), priority=priority))
+        else:
+            with carpool.options(priority=priority):
+                await w.pool.request(CHAT, body(text))
+        ended.append(text)
+
+    settings = {"limits": {"*": 20}, "counter": lambda *_: 10}
+    async with world(pool=settings, pace=SLOW) as w, anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(ask, w, f"plain {number}", 0)
+        await anyio.sleep(30)
+        for number in range(2):
+            tasks.start_soon(ask, w, f"urgent {number}", 1)
+    assert max(ended.index("urgent 0"), ended.index("urgent 1")) < 8
+    assert len(ended) == 14
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"priority": 1.5},
+        {"priority": True},
+        {"tags": "one"},
+        {"priority": 101},
+        {"tags": [["a"]]},
+        {"tags": 5},
+        {"key": 7},
+    ],
+)
+async def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
+    async with world() as w:
+        with pytest.raises(carpool.ConfigurationError, match=next(iter(setting))):
+            await w.pool.request(carpool.Request(CHAT, body(), **setting))
+        if "key" not in setting:
+            with pytest.raises(carpool.ConfigurationError), carpool.options(**setting):
+                pass
+    assert w.emulator.books().runs == {}
+
+
+def test_settings_of_a_block_are_no_decorator_as_they_would_not_hold_in_a_coroutine() -> None:
+    with pytest.raises(TypeError):
+        carpool.options(timeout=1)(asyncio.sleep)  # type: ignore[operator]
 
 
 # --- when batches go out
@@ -187,7 +271,7 @@ async def test_an_impossible_key_is_refused_without_being_shown(key: str, caplog
     caplog.set_level(logging.DEBUG)
     async with (
         world() as w,
-        carpool.Pool(lambda: key, "http://emulator/v1", _ports=w.pool._ports) as pool,  # noqa: SLF001
+        carpool.Pool(lambda: key, "http://emulator/v1", _ports=w.ports) as pool,
     ):
         with pytest.raises(carpool.AuthenticationFailed) as caught:
             await pool.request(CHAT, body())
@@ -409,15 +493,40 @@ async def test_leaving_by_an_exception_settles_callers_cancels_batches_and_delet
 async def test_leaving_by_cancellation_is_prompt() -> None:
     async with world(pace=Pace(running=5_000)) as outer:
         with anyio.move_on_after(60) as scope:
-            async with carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports) as pool:  # noqa: SLF001
+            async with carpool.Pool("sk", "http://emulator/v1", _ports=outer.ports) as pool:
                 await pool.request(CHAT, body())
         assert scope.cancelled_caught
         assert outer.emulator.books().batches[0].status in ("cancelling", "cancelled")
 
 
+async def test_leaving_while_a_batch_ends_is_prompt_and_tells_no_untruth(caplog: pytest.LogCaptureFixture) -> None:
+    async with world(pace=Pace(running=60)) as outer:
+
+        class Late(InMemory):
+            async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+                if request.url.path.endswith("/cancel"):
+                    self.requests.append((request.method, request.url.path))
+                    return httpx2.Response(409, json={"error": {"message": "It has ended."}})
+                return await super().handle_async_request(request)
+
+        late = Late(outer.emulator.app)
+        start = 0.0
+        async with anyio.create_task_group() as tasks:
+            with contextlib.suppress(Interrupted):
+                ports = outer.ports._replace(transport=late)
+                async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
+                    tasks.start_soon(World(pool, outer.emulator, late).ask, "text")
+                    await anyio.sleep(10)
+                    start = anyio.current_time()
+                    raise Interrupted
+            assert anyio.current_time() - start < 1
+    assert ("POST", f"/v1/batches/{outer.emulator.books().batches[0].id}/cancel") in late.requests
+    assert "runs on and is billed" not in caplog.text
+
+
 async def test_closing_that_is_cancelled_leaves_as_by_an_exception() -> None:
     async with world(pace=Pace(running=5_000)) as outer, anyio.create_task_group() as tasks:
-        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports)  # noqa: SLF001
+        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.ports)
         await pool.start()
         inner = World(pool, outer.emulator, outer.transport)
         tasks.start_soon(inner.ask, "text")
@@ -430,7 +539,7 @@ async def test_closing_that_is_cancelled_leaves_as_by_an_exception() -> None:
 
 async def test_start_and_aclose_may_be_called_from_different_tasks() -> None:
     async with world() as outer:
-        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports)  # noqa: SLF001
+        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.ports)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pool.start)
         response = await pool.request(CHAT, body("cell"))
@@ -441,7 +550,7 @@ async def test_start_and_aclose_may_be_called_from_different_tasks() -> None:
 
 async def test_starting_and_closing_at_once_does_not_hang() -> None:
     async with world() as outer:
-        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports)  # noqa: SLF001
+        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.ports)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pool.start)
             tasks.start_soon(_close_when_started, pool)
@@ -458,12 +567,12 @@ async def test_a_start_that_is_cancelled_leaves_nothing() -> None:
         for _ in range(5):
             with anyio.CancelScope() as scope:
                 scope.cancel()
-                await carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports).start()  # noqa: SLF001
+                await carpool.Pool("sk", "http://emulator/v1", _ports=outer.ports).start()
 
 
 async def test_two_tasks_may_close_the_pool() -> None:
     async with world(pace=SLOW) as outer, anyio.create_task_group() as tasks:
-        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.pool._ports)  # noqa: SLF001
+        pool = carpool.Pool("sk", "http://emulator/v1", _ports=outer.ports)
         await pool.start()
         inner = World(pool, outer.emulator, outer.transport)
         tasks.start_soon(inner.ask, "text")
@@ -482,7 +591,7 @@ async def test_a_server_that_asks_for_endless_pauses_does_not_keep_us_from_leavi
             return await super().handle_async_request(request)
 
     async with world() as outer:
-        ports = outer.pool._ports._replace(transport=Pausing(outer.emulator.app))  # noqa: SLF001
+        ports = outer.ports._replace(transport=Pausing(outer.emulator.app))
         async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
             await pool.request(CHAT, body())
             start = anyio.current_time()
@@ -515,7 +624,7 @@ async def test_a_lost_creation_is_looked_for_and_cancelled_when_we_leave() -> No
             return response
 
     async with world(pace=Pace(running=5_000)) as outer:
-        ports = outer.pool._ports._replace(transport=Losing(outer.emulator.app))  # noqa: SLF001
+        ports = outer.ports._replace(transport=Losing(outer.emulator.app))
         with anyio.move_on_after(1.2):
             async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
                 await pool.request(CHAT, body())
@@ -587,7 +696,7 @@ async def test_a_download_that_breaks_off_is_fetched_again(status: int) -> None:
             return response
 
     async with world() as w:
-        ports = w.pool._ports._replace(transport=Cutting(w.emulator.app))  # noqa: SLF001
+        ports = w.ports._replace(transport=Cutting(w.emulator.app))
         async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
             responses = await pool.gather([body(text) for text in texts(100)], endpoint=CHAT)
     assert [response.text for response in responses] == texts(100)
@@ -620,7 +729,7 @@ async def test_a_file_with_fewer_rows_than_were_counted_is_fetched_again() -> No
             return response
 
     async with world() as w:
-        ports = w.pool._ports._replace(transport=Shortening(w.emulator.app))  # noqa: SLF001
+        ports = w.ports._replace(transport=Shortening(w.emulator.app))
         async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
             responses = await pool.gather([body(text) for text in texts(100)], endpoint=CHAT)
     assert [response.text for response in responses] == texts(100)
@@ -642,7 +751,7 @@ async def test_a_full_disk_fails_the_callers_concerned() -> None:
         raise OSError(28, "No space left on device")
 
     async with world() as outer:
-        ports = outer.pool._ports._replace(run_sync=no_space)  # noqa: SLF001
+        ports = outer.ports._replace(run_sync=no_space)
         async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
             with pytest.raises(carpool.JournalError, match="No space left"):
                 await pool.request(CHAT, body())

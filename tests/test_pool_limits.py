@@ -10,7 +10,7 @@ import vocabulary
 from virtual import CHAT, EMBEDDINGS, InMemory, World, body, run_here, world
 
 import carpool
-from carpool.pool import Ports
+from carpool.settings import Ports
 from carpool.testing import Emulator, Pace
 from carpool.tokens import NoVocabulary, Tiktoken
 

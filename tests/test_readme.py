@@ -11,11 +11,14 @@ import pytest
 from carpool.testing import Emulator
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+BLOCKS = [
+    *re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL),
+    *re.findall(r"```python\n(import.*?)```", (ROOT / "docs" / "dropin.md").read_text(), re.DOTALL),
+]
 
 
-def test_the_readme_shows_code() -> None:
-    assert len(BLOCKS) == 2
+def test_the_pages_show_code() -> None:
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -48,7 +48,7 @@ class Scripted:
     """Send one call and keep the pauses between the tries."""
 
     def __init__(
-        self, answers: Answers, key: Any = SECRET, *, final: Callable[[Reply], bool] = lambda reply: False
+        self, answers: Answers, key: Any = SECRET, *, final: Callable[[Call, Reply], bool] = lambda call, reply: False
     ) -> None:
         self.script = Script(answers)
         self.wire = Wire(Account("http://host/v1", key, {}), no_runs, transport=self.script, final=final)
@@ -109,7 +109,7 @@ class TestOnVirtualTime:
     @pytest.mark.parametrize("call", [GET, POST])
     async def test_a_refusal_that_is_known_to_be_final_is_not_questioned(self, call: Call) -> None:
         answers = [httpx2.Response(429, text="busy"), httpx2.Response(429, text="full"), httpx2.Response(200)]
-        scripted = Scripted(answers, final=lambda reply: reply.body == b"full")
+        scripted = Scripted(answers, final=lambda _, reply: reply.body == b"full")
         reply, _ = await scripted.send(call)
         assert (reply.status, reply.body, scripted.tries) == (429, b"full", 2)
 

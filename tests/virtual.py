@@ -14,7 +14,7 @@ import anyio.lowlevel
 import httpx2
 
 import carpool
-from carpool.pool import Ports
+from carpool.settings import Ports
 from carpool.testing import Emulator
 
 CHAT = "/v1/chat/completions"
@@ -81,6 +81,7 @@ class World:
 
     def __init__(self, pool: carpool.Pool, emulator: Emulator, transport: InMemory) -> None:
         self.pool = pool
+        self.ports = Ports(run_sync=run_here, transport=transport)
         self.emulator = emulator
         self.transport = transport
         self.settled: dict[str, carpool.Response | BaseException] = {}

@@ -1,5 +1,6 @@
 """Await single LLM calls; they ride together through the provider's Batch API at half the price."""
 
+from .batched import batched, pool_of
 from .config import Timing
 from .errors import (
     AuthenticationFailed,
@@ -16,7 +17,9 @@ from .errors import (
     Unbatchable,
 )
 from .models import Request, Response, Usage
+from .options import options
 from .pool import Pool, Stats
+from .transports import error_of
 
 __all__ = [
     "AuthenticationFailed",
@@ -37,4 +40,8 @@ __all__ = [
     "Timing",
     "Unbatchable",
     "Usage",
+    "batched",
+    "error_of",
+    "options",
+    "pool_of",
 ]

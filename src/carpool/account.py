@@ -10,7 +10,7 @@ from .errors import ConfigurationError
 Key: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 _BASE_URL = "https://api.openai.com/v1"
-_NAMES = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+NAMES = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 
 
 class Account(NamedTuple):
@@ -23,21 +23,55 @@ class Account(NamedTuple):
     @property
     def name(self) -> str:
         """Say whose batches are meant, as far as that can be told without the key."""
-        return ", ".join((self.base_url, *(f"{header} {name}" for header, name in sorted(self.headers.items()))))
+        return ", ".join((self.base_url, *(f"{header} {name}" for header, name in sorted(self.names.items()))))
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """Give all headers by their names in small letters."""
+        return {header.lower(): value for header, value in self.headers.items()}
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Give the organisation and the project; other headers may hold secrets."""
+        return {header: self.marks[header.lower()] for header in NAMES if header.lower() in self.marks}
 
     def __repr__(self) -> str:
         return f"<Account at {self.base_url}>"
+
+
+def account_of(base_url: str, key: Key, headers: dict[str, str]) -> Account:
+    """Take what a client was configured with; `ConfigurationError` for what cannot be used."""
+    return Account(_checked_url(base_url), _checked_key(key), headers)
+
+
+def check_same(ours: Account, theirs: Account, *, emulated: bool) -> None:
+    """Raise `ConfigurationError`, naming both, where a client is of another account than the pool."""
+    if ours.base_url != theirs.base_url or ours.names != theirs.names:
+        raise ConfigurationError(
+            f"The client is for {theirs.name}, and the pool for {ours.name}. Use one pool for each account."
+        )
+    # A key that comes from a callable is seen with each call, and compared there, if the pool's own does not.
+    if ours.key != theirs.key and not emulated and not (isinstance(ours.key, str) and callable(theirs.key)):
+        raise ConfigurationError(
+            f"The client has another API key than the pool, both for {ours.name}. Use one pool for each account."
+        )
+    other = {name for name, _ in ours.marks.items() ^ theirs.marks.items()}
+    if other:
+        raise ConfigurationError(
+            f"The client's default headers ({', '.join(sorted(other))}) are not the pool's, and may mean another "
+            "account. Use carpool.batched(client), whose pool has them."
+        )
 
 
 def find_account(api_key: Key | None, base_url: str | None) -> Account:
     """Take what was given, else OPENAI_API_KEY and OPENAI_BASE_URL; `ConfigurationError` for what cannot be used."""
     key = _checked_key(api_key if api_key is not None else os.environ.get("OPENAI_API_KEY"))
     url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or _BASE_URL)
-    return Account(url, key, {header: name for header, name in map(_header, _NAMES) if name})
+    return Account(url, key, {header: name for header, name in map(_header, NAMES) if name})
 
 
 def _header(header: str) -> tuple[str, str]:
-    variable = _NAMES[header]
+    variable = NAMES[header]
     name = os.environ.get(variable, "").strip()
     if not name.isascii() or not (name.isprintable() or not name):
         raise ConfigurationError(f"{variable} holds characters that no name has.")
@@ -56,13 +90,17 @@ def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        good = good and not parts.query and not parts.fragment
     except ValueError:  # such as half a bracket, or port 99999
         raise _unusable() from None
     if parts.username is not None:
         raise ConfigurationError("base_url must hold no user name or password: they would show in logs.")
     if not good:
         raise _unusable()
-    return url.rstrip("/")
+    # As clients write it: their calls are told by it.
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
 def _unusable() -> ConfigurationError:

@@ -1,20 +1,23 @@
 """Whoever is accepted is settled once: with an answer, or with an error of its own."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from .errors import CarpoolError
 from .models import Response
-from .waiter import Waiter
+from .waiter import Settled
 
 
 class Callers:
     """Hold the callers that wait, by the numbers of their calls; `changed` hears of those that go unsettled."""
 
-    def __init__(self, new_waiter: Callable[[], Waiter], changed: Callable[[], None]) -> None:
-        self._new_waiter = new_waiter
+    def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
-        self._waiters: dict[int, Waiter] = {}
+        self._waiters: dict[int, Settled] = {}
+        self._tags: dict[int, tuple[str, ...]] = {}
         self.answered = self.failed = 0
+        self.by_tag = Counter[tuple[str, Literal["accepted", "answered", "failed"]]]()
         self.refusal: CarpoolError | None = None  # what later calls are told
 
     def __len__(self) -> int:
@@ -28,14 +31,18 @@ class Callers:
         if self.refusal is not None:
             raise _copy(self.refusal)
 
-    def add(self, number: int) -> Waiter:
-        """Give what a call's caller is to await."""
-        waiter = self._waiters[number] = self._new_waiter()
-        return waiter
+    def add(self, number: int, waiter: Settled, tags: tuple[str, ...] = ()) -> None:
+        """Remember what is to take the answer to a call, and the names under which it is counted."""
+        self._waiters[number] = waiter
+        if tags:
+            self._tags[number] = tags
+            for tag in tags:
+                self.by_tag[tag, "accepted"] += 1
 
     def give(self, number: int, response: Response) -> bool:
         """Settle a call with an answer; gives whether its caller was still there."""
         self.answered += 1
+        self._count(number, "answered")
         waiter = self._waiters.pop(number, None)
         if waiter is None or waiter.done():
             return False
@@ -45,11 +52,23 @@ class Callers:
     def refuse(self, number: int, error: CarpoolError) -> bool:
         """Settle a call with an error; gives whether its caller was still there."""
         self.failed += 1
+        self._count(number, "failed")
         waiter = self._waiters.pop(number, None)
         if waiter is None or waiter.done():
             return False
         waiter.set_exception(error)
         return True
+
+    def expire(self, number: int, error: CarpoolError) -> None:
+        """Settle a call that waits no longer; it is counted when its row ends."""
+        self._tags.pop(number, None)
+        waiter = self._waiters.pop(number)
+        if not waiter.done():
+            waiter.set_exception(error)
+
+    def _count(self, number: int, end: Literal["answered", "failed"]) -> None:
+        for tag in self._tags.pop(number, ()):
+            self.by_tag[tag, end] += 1
 
     def refuse_all(self, error: CarpoolError) -> None:
         """Settle everybody with an error, and tell it to whoever comes later."""
@@ -63,6 +82,8 @@ class Callers:
     def leave(self, numbers: Iterable[int]) -> list[int]:
         """Note that callers have gone, and give those that were not settled."""
         gone = [number for number in numbers if self._waiters.pop(number, None) is not None]
+        for number in gone:
+            self._tags.pop(number, None)
         if gone:
             self._changed()
         return gone

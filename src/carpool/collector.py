@@ -3,18 +3,21 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 
 import anyio
 
 from .answers import Answers
 from .background import Background
 from .callers import Callers
+from .config import Mode
 from .engine.commands import Anew, Cancel, Command, Count, Delete, Discard, Fail, Record, Settle
 from .engine.engine import Engine
 from .engine.events import (
     Abandoned,
     Accepted,
+    Answered,
     Asked,
     Done,
     Event,
@@ -27,17 +30,21 @@ from .engine.events import (
 )
 from .engine.lane import LaneStats
 from .errors import CarpoolError, JournalError, PoolClosed
+from .intake import Intake
 from .journal import RECORDED, Journal, Stamped
-from .limits import LONG, Limits
-from .models import Body, Queue
+from .limits import Limits
+from .live import Live
+from .models import Queue
+from .naming import client_key
 from .outcomes import error_of_failure, error_of_row, response_of
 from .perform import Performer
 from .providers import Provider
 from .recorder import DEPENDENT, Recorder, implied
-from .resume import Deferred, Resumption, Reuse, digest_of
+from .resume import Deferred, Resumption, Reuse
+from .small import SmallBatches
 from .spool import Spool
 from .tokens import Counter
-from .waiter import Runtime, Waiter
+from .waiter import Waiter
 from .wire import Wire
 
 log = logging.getLogger("carpool")
@@ -49,7 +56,7 @@ class Collector:
     """Hold the callers that wait, and the background in which their calls travel.
 
     `pool` prefixes the custom_ids. Every `adopt_every` seconds it is looked whether processes have died that share the
-    journal. All methods belong to the event loop that `runtime` is of.
+    journal. In the mode "live" nothing is collected: each call is sent at once. All methods belong to one event loop.
     """
 
     def __init__(
@@ -59,18 +66,19 @@ class Collector:
         provider: Provider,
         wire: Wire,
         spool: Spool,
-        runtime: Runtime,
+        new_waiter: Callable[[], Waiter],
         limits: Limits,
         counter: Counter,
         journal: Journal | None,
         *,
         reuse: Reuse,
+        linger: float,
         adopt_every: float,
         keep_remote_files: bool,
+        mode: Mode,
     ) -> None:
         self._pool = pool
         self._adopt_every = adopt_every
-        self._numbered = 0 if journal is None else journal.numbered
         self._engine = engine
         self._provider = provider
         self._wire = wire
@@ -78,73 +86,38 @@ class Collector:
         self._limits = limits
         self._queues: set[Queue] = set()
         self._background = Background()
-        self.callers = Callers(runtime.new_waiter, self._background.changed)
+        self.callers = Callers(self._background.changed)
+        self._epoch = time.time() - anyio.current_time()
+        self._stir = anyio.Event()
+        live = Live(provider, wire, self.callers, self._background.start, everything=mode == "live")
+        numbered = 0 if journal is None else journal.numbered
+        self.intake = Intake(
+            provider, new_waiter, self.callers, spool, limits, live, numbered, self._now, lambda: self._stir.set()
+        )
+        self._small = SmallBatches(linger)
         self._journal = journal
         self._recorder = None if journal is None else Recorder(journal, spool.secure, self)
         self._answers = Answers()
         self._resumption = (
             None
             if journal is None
-            else Resumption(journal, spool, provider, self._answers, self.callers, self._accept_anew, self.feed, reuse)
+            else Resumption(
+                journal, spool, provider, self._answers, self.callers, self.intake.accept_anew, self.feed, reuse
+            )
         )
-        self._deferred: list[Deferred] = []
+        self.intake.resumption = self._resumption
         self._performer = Performer(
-            provider, wire, spool, counter, self.feed, self._lose, keep_remote_files=keep_remote_files
+            provider,
+            wire,
+            spool,
+            counter,
+            self.feed,
+            self._lose,
+            keep_remote_files=keep_remote_files,
+            paid=mode == "batch",
         )
-        self.accepted = 0
-        self._newest = self._numbered  # number of the row that joined last
-        self._given = self._numbered  # number that was given last, to a call or to a row
-        self._epoch = time.time() - anyio.current_time()
-        self._gone: set[int] = set()  # rows that nobody awaits any more
         self._flushes = 0
         self._writing = False
-        self._stirred = False
-        self._stir = anyio.Event()
-
-    # --- accepting: the callers' path; no thread hop, no lock, no I/O
-
-    def accept(self, endpoint: str, body: Body, key: str | None = None) -> tuple[int, Waiter]:
-        """Let a call join its lane; gives its number and what to await."""
-        self.callers.admit()
-        model, encoded, inputs = self._provider.encode(endpoint, body)
-        self.accepted += 1
-        self._given += 1
-        number = self._given
-        long = len(encoded) > LONG and self._limits.is_long(model, len(encoded))
-        if self._resumption is None:
-            self._spool.add(endpoint, model, number, encoded, inputs, long=long)
-        else:
-            digest = digest_of(endpoint, encoded, key)
-            call = Deferred(number, endpoint, model, encoded, inputs, long, digest)
-            self._deferred.append(call) if self._resumption.looks else self._accept_anew(call)
-        waiter = self.callers.add(number)
-        if not self._stirred:
-            self._stirred = True
-            self._stir.set()
-        return number, waiter
-
-    def _accept_anew(self, call: Deferred) -> None:
-        """Let a call join its lane that is none of an earlier time; its row is numbered behind those before it."""
-        row = call.number
-        if row < self._newest:
-            assert self._resumption is not None  # noqa: S101 - it looked for the call, while later ones joined
-            self._given += 1
-            row = self._given
-            self._resumption.attach(call.number, row)
-        self._newest = row
-        self._spool.add(call.endpoint, call.model, row, call.body, call.inputs, long=call.long, digest=call.digest)
-
-    def leave(self, numbers: Iterable[int]) -> None:
-        """Note that the callers of these numbers are gone; those that were settled do not count."""
-        gone = self.callers.leave(numbers)
-        if gone:
-            self._gone.update(gone if self._resumption is None else self._resumption.leave(gone))
-            self._stir.set()
-
-    def take_back(self, custom_ids: Iterable[str]) -> None:
-        """Note that answers never reached the callers that they were given to."""
-        if self._resumption is not None:
-            self._resumption.take_back(int(custom_id.rpartition("-")[2]) for custom_id in custom_ids)
 
     @property
     def batches(self) -> int:
@@ -153,7 +126,7 @@ class Collector:
 
     def __repr__(self) -> str:
         return (
-            f"{self.accepted} accepted, {self.callers.answered} answered, {self.callers.failed} failed, "
+            f"{self.intake.accepted} accepted, {self.callers.answered} answered, {self.callers.failed} failed, "
             f"{self.batches} batches, {'open' if self.callers.refusal is None else 'closed'}"
         )
 
@@ -171,7 +144,7 @@ class Collector:
         facts: list[Event] = []
         dependent: list[Command] = []
         if isinstance(event, Asked):  # somebody awaits them again before the engine heard that nobody did
-            self._gone.difference_update(event.rows)
+            self.intake.awaited(event.rows)
         while events:
             event = events.popleft()
             if isinstance(event, Done):
@@ -185,12 +158,27 @@ class Collector:
                 else:
                     self.perform(command)
                 facts += implied(command)
+            if hint := self._look_at_size(event, now):
+                log.warning(hint)
         if self._recorder is None:
             for command in dependent:
                 self.perform(command)
         else:
             self._recorder.submit([(now, fact) for fact in facts if isinstance(fact, RECORDED)], dependent)
         self._stir.set()
+
+    def _look_at_size(self, event: Event, now: float) -> str | None:
+        match event:
+            case Packed():
+                (lane,) = (lane for lane in self._engine.lanes() if lane.lane == event.lane)
+                key = client_key(self._pool, event.number)
+                pending = lane.waiting + lane.submitted
+                return self._small.packed(key, event.lane, sum(map(len, event.runs)), pending, now)
+            case Answered():
+                self._small.answered(event.key, now)
+            case Done():
+                self._small.done(event.key)
+        return None
 
     def perform(self, command: Command) -> None:
         """Carry out a command."""
@@ -210,17 +198,16 @@ class Collector:
 
     def _take_in(self) -> None:
         """Tell the engine of the calls that came and of the callers that went."""
-        self._stirred = False
-        if self._deferred:
-            calls, self._deferred = self._deferred, []
+        calls = self.intake.take_deferred()
+        if calls:
             self._background.start(self._look_up, calls, self._flushes)
         for accepted in self._spool.accepted():
             for limited in self._limits_of(accepted.lane.queue):
                 self.feed(limited)
             self.feed(Accepted(*accepted))
-        if self._gone:
-            gone, self._gone = self._gone, set()
-            self.feed(Abandoned(frozenset(gone)))
+        gone = self.intake.take_gone()
+        if gone:
+            self.feed(Abandoned(gone))
 
     def _limits_of(self, queue: Queue) -> list[Limited]:
         """Say what is known of a queue when it is heard of first."""
@@ -247,11 +234,17 @@ class Collector:
     def _settle(self, command: Settle) -> None:
         numbers = command.numbers if self._resumption is None else self._resumption.numbers(command.numbers)
         delivered = []
-        for number, row in zip(numbers, command.rows, strict=True):
+        missed = []  # rows whose callers are going just now
+        for row_number, number, row in zip(command.numbers, numbers, command.rows, strict=True):
+            awaited = number in self.callers
             if row.ok:
                 delivered.append(self.callers.give(number, response_of(row, command.batch_id)))
             else:
                 delivered.append(self.callers.refuse(number, error_of_row(row, command.batch_id)))
+            if awaited and not delivered[-1]:
+                missed.append(row_number)
+        if missed and self._resumption is not None:
+            self._resumption.miss(missed)
         self._answers.add(command, delivered)
         self._background.changed()
 
@@ -324,6 +317,10 @@ class Collector:
             self._background.watch(self._adopt, self._recorder)
         await self._keep_time()
 
+    def watch(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something beside the callers, as long as the pool is open."""
+        self._background.watch(step)
+
     def over(self) -> None:
         """Note that the background has ended, also when it never began."""
         self.callers.refuse_all(PoolClosed("The pool's event loop ended before the answer came."))
@@ -351,9 +348,10 @@ class Collector:
             if self._spool.has_chunks and not self._writing:
                 self._writing = True
                 self._background.start(self._write)
-            pause = self._engine.deadline() - self._now()
+            pause = min(self._engine.deadline(), self.intake.deadline) - self._now()
             with anyio.move_on_after(max(0.0, pause)):
                 await self._stir.wait()
+            self.intake.expire()
             self.feed(Tick())
 
     async def _write(self) -> None:

@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias
 
 from .errors import ConfigurationError
+
+Mode: TypeAlias = Literal["batch", "live", "emulate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 CarpoolError
 ├── RequestFailed            this request was not answered
 │   ├── RequestRejected      the provider refused it (4xx), or the batch's validation did
-│   ├── RequestExpired       the completion window ended first
+│   ├── RequestExpired       the completion window, or its own timeout, ended first
 │   ├── RequestCancelled     its batch was cancelled before it ran
 │   └── ResultMissing        its batch ended and no file mentions it
 ├── Unbatchable              this request cannot travel in a batch; nothing was sent
@@ -25,7 +25,7 @@ class RequestFailed(CarpoolError):
     """Say that one request was accepted and could not be answered.
 
     `status_code` is the row's HTTP status, None where the provider gave none; `code` and `message` are the
-    provider's own; `batch_id` is None when no batch was created.
+    provider's own, `body` its whole reply, b"" without one; `batch_id` is None when no batch was created.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class RequestFailed(CarpoolError):
         code: str | None = None,
         custom_id: str | None = None,
         batch_id: str | None = None,
+        request_id: str | None = None,
+        body: bytes = b"",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -43,6 +45,8 @@ class RequestFailed(CarpoolError):
         self.code = code
         self.custom_id = custom_id
         self.batch_id = batch_id
+        self.request_id = request_id
+        self.body = body
 
     def __str__(self) -> str:
         known: dict[str, Any] = {
@@ -60,7 +64,10 @@ class RequestRejected(RequestFailed):
 
 
 class RequestExpired(RequestFailed):
-    """Say that the completion window ended before the request ran; it was not billed."""
+    """Say that the completion window, or the call's own timeout, ended before the answer came.
+
+    In the first case it was not billed. In the second it is, where it was packed into a batch, which runs on.
+    """
 
 
 class RequestCancelled(RequestFailed):
@@ -72,7 +79,14 @@ class ResultMissing(RequestFailed):
 
 
 class Unbatchable(CarpoolError):
-    """Say that a request cannot travel in a batch, and what to change; nothing was sent."""
+    """Say that a request cannot travel in a batch, and what to change; nothing was sent.
+
+    `param` is the parameter that is in the way, None where it is not one.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class LimitExceeded(CarpoolError):

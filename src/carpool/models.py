@@ -3,7 +3,6 @@
 import json
 from array import array
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -11,17 +10,33 @@ import msgspec
 Body: TypeAlias = Mapping[str, Any] | str | bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class _Call(msgspec.Struct, frozen=True):
+    endpoint: str
+    body: Body
+
+
+class Request(_Call, frozen=True, kw_only=True):
     """Name an endpoint and the body to send there.
 
     `body` is a mapping, or ready JSON as str or bytes, which travels unchanged. A journal knows a request again by its
-    `key`, or else by endpoint and body; without a journal the key has no meaning.
+    `key`, or else by endpoint and body; without a journal the key has no meaning. `timeout` is how many seconds it may
+    wait for its answer. Where a model's queue is limited, what has a higher `priority` goes first, in batches of its
+    own. `tags` are names under which `Stats` counts it. None is what the pool, or `carpool.options`, says.
     """
 
-    endpoint: str
-    body: Body
     key: str | None = None
+    timeout: float | None = None
+    priority: int | None = None
+    tags: tuple[str, ...] | None = None
+
+
+class Encoded(NamedTuple):
+    """Hold a call that may travel: its model, its body on one line, and the embedding inputs in it."""
+
+    endpoint: str
+    model: str
+    body: bytes
+    inputs: int
 
 
 class Usage(NamedTuple):
@@ -33,7 +48,7 @@ class Usage(NamedTuple):
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """Hold one answer; its body stays bytes until asked for."""
+    """Hold one answer; its body stays bytes until asked for. That to a live call is of no batch: both ids are ""."""
 
     custom_id: str
     batch_id: str
@@ -101,11 +116,12 @@ class Queue(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """Name what may share an input file: one endpoint and one model (contracts A2), and one queue."""
+    """Name what may share an input file: one endpoint and one model (contracts A2), one queue, and one priority."""
 
     endpoint: str
     model: str
     long: bool = False
+    priority: int = 0
 
     @property
     def queue(self) -> Queue:
@@ -304,6 +320,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     """Describe one HTTP exchange below the base URL.
 
     `repeat` says that sending it twice does no harm. At most one of `json` and `form` (with `upload`) is set.
+    `patience` is how many seconds the reply may let wait for it, where that is longer than usual.
     """
 
     method: Literal["GET", "POST", "DELETE"]
@@ -313,6 +330,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     json: bytes | None = None
     form: dict[str, str] | None = None
     upload: Upload | None = None
+    patience: float | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):

@@ -1,9 +1,11 @@
-"""Numbers of rows, batches, segments and downloads, and the names made of them.
+"""Numbers of rows, batches, segments and downloads, and the names made of them; and of headers.
 
 Whoever shares a journal numbers within a shard of its own, which is what stands above the fortieth bit.
 """
 
 import re
+
+OWN_HEADER = "x-carpool"  # begins the names of all headers of ours, of which no request that leaves has any
 
 _BITS = 40
 _FILE = re.compile(r"(?:segment|download)-(\d+)-\d+\.jsonl")

@@ -42,8 +42,10 @@ def error_of_row(row: Row, batch_id: str) -> RequestFailed:
         row.message or f"The provider answered with status {row.status_code}.",
         status_code=row.status_code or None,
         code=row.code or None,
-        custom_id=row.custom_id,
-        batch_id=batch_id,
+        custom_id=row.custom_id or None,
+        batch_id=batch_id or None,
+        request_id=row.request_id or None,
+        body=row.body if row.status_code else b"",
     )
 
 

@@ -52,7 +52,8 @@ async def drive(flow: Flow[T], send: Callable[[Call], Awaitable[Reply]]) -> T:
 class Performer:
     """Carry out one command at a time or many at once.
 
-    `feed` takes what comes of them, and `lose` the reason why answers cannot be kept.
+    `feed` takes what comes of them, and `lose` the reason why answers cannot be kept. `paid` says that they cost
+    something.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Performer:
         lose: Callable[[OSError], None],
         *,
         keep_remote_files: bool,
+        paid: bool,
     ) -> None:
         self._provider = provider
         self._wire = wire
@@ -73,7 +75,7 @@ class Performer:
         self._feed = feed
         self._lose = lose
         self._keep_remote_files = keep_remote_files
-        self._warned = False
+        self._warned = not paid or spool.keeps
         self.leaving = False  # nobody waits for counts any more
         # Less than the wire's connections, so that checks and cancellations never wait for files.
         self._uploads = anyio.CapacityLimiter(8)
@@ -168,7 +170,7 @@ class Performer:
         return set(await drive(self._provider.uploads(command.sought), self._wire.send)).difference(command.file_ids)
 
     async def _upload(self, command: Upload) -> None:
-        if not self._spool.keeps and not self._warned:
+        if not self._warned:
             self._warned = True
             log.warning("no journal: should this process die, answers to what it submitted are lost, though paid for")
         async with self._uploads:

@@ -2,55 +2,76 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from inspect import iscoroutinefunction
 from pathlib import Path
-from secrets import token_hex
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, get_args, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
-import anyio
 import anyio.lowlevel
 import msgspec
 
-from .account import Key, find_account
-from .collector import Collector
-from .config import Timing
-from .engine.engine import Engine
+from .account import Account, Key, check_same, find_account
+from .config import Mode, Timing
 from .engine.lane import LaneStats
 from .errors import CarpoolError, ConfigurationError, PoolClosed
-from .journal import Journal
-from .journal.sqlite import Sqlite
+from .home import Away, Entry, Here, Home
 from .limits import Limits, Tier
 from .models import Body, Request, Response
-from .ports import RunSync
-from .providers.openai import OpenAI
-from .recover import recover
+from .options import Options, checked_timeout, current_options, of_request
 from .resume import Reuse
-from .spool import Spool
-from .tokens import Counter, Tiktoken
-from .waiter import Waiter, current_runtime
-from .wire import Transport, Wire
+from .sdk import read_client
+from .session import Session
+from .settings import (
+    Ports,
+    Settings,
+    checked_counter,
+    checked_mode,
+    checked_retention,
+    checked_reuse,
+    checked_unfit,
+)
+from .tokens import Counter
+from .transports import (
+    AsyncHttpx,
+    AsyncHttpx2,
+    Door,
+    Family,
+    Httpx,
+    Httpx2,
+    Unfit,
+    client_like,
+    new_client,
+    pool_behind,
+)
+
+C = TypeVar("C")
 
 _BREATH = 500  # calls accepted by `gather` before others get the event loop: a few milliseconds
+_ENDS: tuple[Literal["accepted", "answered", "failed"], ...] = ("accepted", "answered", "failed")
+_NOWHERE = "wss://websockets-do-not-ride.invalid"
+_NOT_OPEN = "The pool is not open. Use `async with Pool(...) as pool:`."
 
 
-class Ports(NamedTuple):
-    """Replace what touches the world: threads, sockets, and the journal's database."""
+class TagStats(msgspec.Struct, frozen=True):
+    """Count the calls of one tag: accepted, answered and failed."""
 
-    run_sync: RunSync | None = None
-    transport: Transport | None = None
-    journal: Journal | None = None
+    accepted: int
+    answered: int
+    failed: int
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Count calls: all that were accepted, those that were answered or failed, and what is under way in each lane."""
+    """Count calls: all that were accepted, those that were answered or failed, and what is under way in each lane.
+
+    A call that was given up, by its caller or its timeout, counts when its row ends, and no longer under its tags.
+    `tags` counts calls by each of theirs.
+    """
 
     accepted: int
     answered: int
     failed: int
     batches: int
     lanes: tuple[LaneStats, ...]
+    tags: dict[str, TagStats] = {}
 
 
 class Pool:
@@ -69,9 +90,15 @@ class Pool:
     is learned from the provider's first refusal, which costs nothing. `counter` counts prompt tokens in tiktoken's
     stead: it is given endpoint, model and body (bytes of JSON), and called in a worker thread.
 
+    `timeout` is how many seconds a call may wait for its answer, unless it says otherwise. `mode` "live" sends each
+    call at once, at full price, and "emulate" has an emulator make the answers up, for which no key is needed; None is
+    what CARPOOL_MODE says, else "batch". `unbatchable` says what becomes of a client's calls that cannot ride in a
+    batch: "refuse" them, or send them "live", at full price.
+
     Use it as an async context manager, or with `start` and `aclose`. Leaving it normally submits what waits and waits
     for every caller; leaving by an exception settles them with `PoolClosed` and, unless there is a journal, cancels the
-    batches, best effort.
+    batches, best effort. It belongs to the event loop it was opened in; with `thread` it runs in a thread of its own,
+    for any number of event loops and threads. Used as a plain context manager it always does.
     """
 
     def __init__(
@@ -86,21 +113,45 @@ class Pool:
         journal: str | os.PathLike[str] | None = None,
         reuse: Reuse = "always",
         retention: float = 30 * 86_400.0,
+        timeout: float | None = None,
+        mode: Mode | None = None,
+        thread: bool = False,
+        unbatchable: Unfit = "refuse",
         keep_remote_files: bool = False,
+        _account: Account | None = None,
         _ports: Ports | None = None,
     ) -> None:
-        self._account = find_account(api_key, base_url)
-        self._limits = Limits(tier, limits)
-        self._timing = timing or Timing()
-        self._counter = _checked_counter(counter)
-        self._folder = None if journal is None else Path(journal)
-        self._reuse = _checked_reuse(reuse)
-        self._retention = _checked_retention(retention)
-        self._keep_remote_files = keep_remote_files
-        self._ports = _ports or Ports()
+        mode = checked_mode(mode)
+        key = "emulated" if api_key is None and mode == "emulate" else api_key
+        self._account = _account or find_account(key, base_url)
+        self._settings = Settings(
+            account=self._account,
+            limits=Limits(tier, limits),
+            timing=timing or Timing(),
+            counter=checked_counter(counter),
+            folder=None if journal is None else Path(journal),
+            reuse=checked_reuse(reuse),
+            retention=checked_retention(retention),
+            keep_remote_files=keep_remote_files,
+            mode=mode,
+            ports=_ports or Ports(),
+        )
+        self._timeout = None if timeout is None else checked_timeout(timeout)
+        self._thread = thread
+        self._door = Door(
+            account=self._account,
+            ask=self.request,
+            ask_blocking=self._request_blocking,
+            live_url=self._live_url,
+            unfit=checked_unfit(unbatchable),
+            live=mode == "live",
+            emulated=mode == "emulate",
+            timeout=self._timeout,
+        )
         self._started = False
-        self._collector: Collector | None = None
-        self._task: object = None  # the event loop keeps only a weak reference to it
+        self._home: Home | None = None
+
+    # --- opening and leaving
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -111,72 +162,38 @@ class Pool:
     ) -> None:
         if exc_type is None:
             await self.aclose()
-        elif self._collector is not None:
-            await self._collector.abandon()
+        elif self._home is not None:
+            await self._home.abandon()
+
+    def __enter__(self) -> Self:
+        self._start_once()
+        self._home = Away.open_blocking(self._settings)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert isinstance(self._home, Away)  # noqa: S101 - as it was entered
+        if exc_type is None:
+            self._home.close_blocking()
+        else:
+            self._home.abandon_blocking()
 
     async def start(self) -> None:
-        """Open the pool in the running event loop; `async with` does it by itself."""
+        """Open the pool in the running event loop, or its thread; `async with` does it by itself."""
+        self._start_once()
+        self._home = await Away.open(self._settings) if self._thread else Here(await Session.open(self._settings))
+
+    def _start_once(self) -> None:
         if self._started:
             raise PoolClosed("A pool opens once. Make a new one.")
         self._started = True
-        runtime = current_runtime()
-        provider = OpenAI(keep_files=self._keep_remote_files)
-        # Before the journal is open: this may fail.
-        wire = Wire(
-            self._account,
-            lambda runs: spool.read(runs),
-            transport=self._ports.transport,
-            final=lambda reply: provider.refused(reply).kind not in ("busy", "lost"),
-        )
-        # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
-        run_sync = self._ports.run_sync or partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
-        journal = await self._open_journal(run_sync)
-        pool = token_hex(6) if journal is None else journal.pool
-        numbered = 0 if journal is None else journal.numbered
-        spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), run_sync, self._folder, numbered)
-        engine = Engine(pool, self._timing, provider.limits, numbered)
-        collector = Collector(
-            pool,
-            engine,
-            provider,
-            wire,
-            spool,
-            runtime,
-            self._limits,
-            self._counter,
-            journal,
-            reuse=self._reuse,
-            adopt_every=self._timing.poll_max,
-            keep_remote_files=self._keep_remote_files,
-        )
-        try:
-            if journal is not None:
-                await recover(collector, journal, provider, wire)
-        except BaseException:
-            await collector.clean_up()
-            raise
-        self._collector = collector
-        started = anyio.Event()
-        self._task = runtime.spawn(lambda: collector.run(started), collector.over)
-        try:
-            await started.wait()
-        except BaseException:
-            await collector.abandon()
-            raise
-
-    async def _open_journal(self, run_sync: RunSync) -> Journal | None:
-        if self._folder is None or self._ports.journal is not None:
-            return self._ports.journal
-        return await Sqlite.open(self._folder, self._account.name, self._retention, run_sync)
 
     async def aclose(self) -> None:
         """Submit what waits, wait for every caller, and close; when cancelled, leave as by an exception."""
-        collector = self._open()
-        try:
-            await collector.close()
-        except BaseException:
-            await collector.abandon()
-            raise
+        await self._open().close()
+
+    # --- asking
 
     @overload
     async def request(self, endpoint: Request) -> Response: ...
@@ -189,15 +206,26 @@ class Pool:
 
         Raises `Unbatchable` or `LimitExceeded` at once, `RequestFailed` when the answer is an error, `PoolClosed`
         outside the pool's life. A caller that is cancelled while its call waits takes it out of the queue; one whose
-        call was submitted leaves it to run.
+        call was packed into a batch leaves it to run.
         """
-        number, waiter = self._accept(endpoint, body)
+        entry = self._accept(endpoint, body)
         del endpoint, body  # the spool has it: the frame would keep it until the answer comes
         try:
-            return await waiter
+            return await entry[1]
         except BaseException:
-            self._leave_all([(number, waiter)])
+            self._open().leave([entry])
             raise
+
+    def _request_blocking(self, request: Request) -> Response:
+        home = self._open()
+        # In a worker thread it might keep the pool from threads that it needs, to look up names for one.
+        if not isinstance(home, Away) or home.session.runtime.here():
+            home.session.collector.callers.admit()
+            raise ConfigurationError(
+                "A blocking call would hold up the event loop that its pool runs in. Open the pool with thread=True, "
+                "or use an async client."
+            )
+        return home.ask(request.endpoint, request.body, self._options(request))
 
     @overload
     async def gather(
@@ -220,54 +248,117 @@ class Pool:
 
         Raises the first error after all have settled, or gives errors in their places with `return_exceptions`.
         """
-        entries: list[tuple[int, Waiter] | CarpoolError] = []
+        entries: list[Entry | CarpoolError] = []
         try:
             for request in requests:
                 entries.append(self._try_accept(request, endpoint))
                 if len(entries) % _BREATH == 0:
                     await anyio.lowlevel.checkpoint()
             outcomes = [await _outcome(entry) for entry in entries]
+            failed = next((outcome for outcome in outcomes if isinstance(outcome, CarpoolError)), None)
+            if failed is not None and not return_exceptions:
+                raise failed
         except BaseException:
-            self._leave_all(entries)
+            self._open().leave([entry for entry in entries if not isinstance(entry, CarpoolError)])
             raise
-        failed = next((outcome for outcome in outcomes if isinstance(outcome, CarpoolError)), None)
-        if failed is not None and not return_exceptions:
-            self._open().take_back([outcome.custom_id for outcome in outcomes if isinstance(outcome, Response)])
-            raise failed
         return outcomes
 
     async def flush(self) -> None:
         """Submit what waits without lingering; returns before it is submitted."""
-        self._open().flush()
+        home = self._open()
+        home.call(home.session.collector.flush)
 
     def stats(self) -> Stats:
         """Count what was accepted, answered and failed, and what is under way in each lane."""
-        collector = self._open()
-        return Stats(
-            collector.accepted,
-            collector.callers.answered,
-            collector.callers.failed,
-            collector.batches,
-            collector.lanes(),
-        )
+        home = self._open()
+        collector = home.session.collector
+
+        def count() -> Stats:
+            callers = collector.callers
+            by_tag = callers.by_tag
+            tags = {tag: TagStats(*(by_tag[tag, end] for end in _ENDS)) for tag, _ in by_tag}
+            return Stats(
+                collector.intake.accepted, callers.answered, callers.failed, collector.batches, collector.lanes(), tags
+            )
+
+        return home.call(count)
+
+    # --- clients
+
+    def wrap(self, client: C) -> C:
+        """Give a copy of an SDK's client whose calls ride in this pool: an OpenAI, AsyncOpenAI, Groq or AsyncGroq.
+
+        What cannot ride is refused, or passes on the client's own connections, as does what costs nothing (models,
+        files). Blocking clients are for threads other than the pool's. Raises `ConfigurationError` where the client is
+        of another account, or cannot be batched.
+        """
+        if pool_behind(client) is self:
+            return client
+        facts = read_client(client)
+        check_same(self._account, facts.account, emulated=self._door.emulated)
+        replaced: dict[str, Any] = {"http_client": client_like(facts.http, self._door, self)}
+        live = self._door.live or self._door.unfit == "live"
+        if hasattr(client, "websocket_base_url") and (self._settings.mode == "emulate" or not live):
+            replaced["websocket_base_url"] = _NOWHERE  # a websocket would go around the pool, live
+        try:
+            ours: C = client.with_options(**replaced)  # type: ignore[attr-defined]  # read_client has looked
+        except TypeError as exc:
+            raise ConfigurationError(
+                f"No copy can be made of this {type(client).__name__}: {exc}. Give it http_client=pool.http_client()."
+            ) from exc
+        return ours
+
+    @overload
+    def http_client(self, *, sync: Literal[False] = False) -> AsyncHttpx2: ...
+
+    @overload
+    def http_client(self, family: Literal["httpx2"], *, sync: Literal[False] = False) -> AsyncHttpx2: ...
+
+    @overload
+    def http_client(self, family: Literal["httpx2"] = "httpx2", *, sync: Literal[True]) -> Httpx2: ...
+
+    @overload
+    def http_client(self, family: Literal["httpx"], *, sync: Literal[False] = False) -> AsyncHttpx: ...
+
+    @overload
+    def http_client(self, family: Literal["httpx"], *, sync: Literal[True]) -> Httpx: ...
+
+    def http_client(self, family: Family = "httpx2", *, sync: bool = False) -> Any:
+        """Make an HTTP client whose calls ride in this pool, for whatever takes one; it never looks closed."""
+        return new_client(self._door, self, family, sync=sync)
+
+    def _live_url(self) -> str | None:
+        """Give where what passes is sent in place of the account's own base URL."""
+        session = self._open().session
+        session.collector.callers.admit()
+        return None if session.account is self._account else session.account.base_url
 
     def __repr__(self) -> str:
-        if self._collector is None:
+        if self._home is None:
             return f"<Pool for {self._account.base_url}, not open>"
-        return f"<Pool for {self._account.base_url}: {self._collector!r}>"
+        return f"<Pool for {self._account.base_url}: {self._home.session.collector!r}>"
 
-    def _open(self) -> Collector:
-        if self._collector is None:
-            raise PoolClosed("The pool is not open. Use `async with Pool(...) as pool:`.")
-        return self._collector
+    def _open(self) -> Home:
+        if self._home is None:
+            raise PoolClosed(_NOT_OPEN)
+        return self._home
 
-    def _accept(self, endpoint: str | Request, body: Body | None) -> tuple[int, Waiter]:
-        collector = self._collector or self._open()
+    def _options(self, request: Request | None) -> Options:
+        """Say how a call travels: as it says itself, else as the blocks around it say, else as the pool does."""
+        options = current_options()
+        if request is not None:
+            options = of_request(request, options)
+        if options.timeout is None and self._timeout is not None:
+            options = options._replace(timeout=self._timeout)
+        return options
+
+    def _accept(self, endpoint: str | Request, body: Body | None) -> Entry:
+        home = self._home or self._open()
         if isinstance(endpoint, Request):
-            return collector.accept(endpoint.endpoint, endpoint.body, endpoint.key)
-        return collector.accept(endpoint, body)  # type: ignore[arg-type]  # None is refused with the other non-objects
+            return home.accept(endpoint.endpoint, endpoint.body, self._options(endpoint))
+        return home.accept(endpoint, body, self._options(None))  # type: ignore[arg-type]  # None is refused with the other non-objects
 
-    def _try_accept(self, request: Request | Body, endpoint: str | None) -> tuple[int, Waiter] | CarpoolError:
+    def _try_accept(self, request: Request | Body, endpoint: str | None) -> Entry | CarpoolError:
         try:
             if isinstance(request, Request):
                 return self._accept(request, None)
@@ -277,38 +368,11 @@ class Pool:
         except CarpoolError as exc:
             return exc
 
-    def _leave_all(self, entries: Iterable[tuple[int, Waiter] | CarpoolError]) -> None:
-        accepted = [entry for entry in entries if not isinstance(entry, CarpoolError)]
-        self._open().leave(number for number, _ in accepted)
-        settled = [waiter for _, waiter in accepted if waiter.done() and not waiter.cancelled()]
-        # Looked at in any case: asyncio would complain about an error that nobody saw.
-        self._open().take_back([waiter.result().custom_id for waiter in settled if waiter.exception() is None])
 
-
-async def _outcome(entry: tuple[int, Waiter] | CarpoolError) -> Response | CarpoolError:
+async def _outcome(entry: Entry | CarpoolError) -> Response | CarpoolError:
     if isinstance(entry, CarpoolError):
         return entry
     try:
         return await entry[1]
     except CarpoolError as exc:
         return exc
-
-
-def _checked_reuse(reuse: Any) -> Reuse:
-    if reuse not in get_args(Reuse):
-        raise ConfigurationError(f'reuse must be "always", "undelivered" or "never"; got {reuse!r}.')
-    return reuse  # type: ignore[no-any-return]
-
-
-def _checked_retention(retention: Any) -> float:
-    if not isinstance(retention, int | float) or not retention >= 0:
-        raise ConfigurationError(f"retention must be a number of seconds, 0 or more; got {retention!r}.")
-    return retention
-
-
-def _checked_counter(counter: Any) -> Counter:
-    if counter is None:
-        return Tiktoken()
-    if not callable(counter) or any(map(iscoroutinefunction, (counter, type(counter).__call__))):
-        raise ConfigurationError("counter must be a plain function (endpoint, model, body) that gives a number.")
-    return counter  # type: ignore[no-any-return]  # what it gives is checked when it is called

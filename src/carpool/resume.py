@@ -32,6 +32,7 @@ class Deferred(NamedTuple):
     body: bytes
     inputs: int
     long: bool
+    priority: int
     digest: bytes
 
 
@@ -111,6 +112,12 @@ class Resumption:
         if rows:
             self.begin()
         return rows
+
+    def miss(self, rows: Iterable[int]) -> None:
+        """Note that answers came just when their callers went: equal calls may take them."""
+        for row in rows:
+            self._put_back(row)
+        self.begin()
 
     def take_back(self, rows: Iterable[int]) -> None:
         """Note that answers did not reach their callers: equal calls of this process may take them."""

@@ -89,7 +89,7 @@ class Spool:
     ) -> None:
         self._frame = frame
         self._run_sync = run_sync
-        self._tails: dict[tuple[str, str, bool], _Tail] = {}
+        self._tails: dict[tuple[str, str, bool, int], _Tail] = {}
         self._reports: list[Report] = []
         self._sealed: list[tuple[int, int, list[bytes]]] = []
         self._segments = self._downloads = numbered
@@ -109,15 +109,17 @@ class Spool:
         inputs: int,
         *,
         long: bool = False,
+        priority: int = 0,
         digest: bytes | None = None,
     ) -> None:
         """Append a line to its lane's spool; `inputs` is 0 where the endpoint does not count them.
 
         `digest` is what a journal knows the request by; all lines have one, or none has.
         """
-        tail = self._tails.get((endpoint, model, long))
+        lane = endpoint, model, long, priority
+        tail = self._tails.get(lane)
         if tail is None:
-            tail = self._tails[endpoint, model, long] = self._new_tail(Lane(endpoint, model, long), inputs)
+            tail = self._tails[lane] = self._new_tail(Lane(*lane), inputs)
         head, middle, end = tail.frame
         line = b"".join((head, b"%d" % number, middle, body, end))
         tail.lines.append(line)
@@ -135,7 +137,7 @@ class Spool:
             self._seal(tail)
         if tail.end >= SEGMENT:
             self._seal(tail)
-            self._report(Lane(endpoint, model, long), tail)
+            self._report(Lane(*lane), tail)
             tail.begin(self._next_segment())
 
     def accepted(self) -> list[Report]:

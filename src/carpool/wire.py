@@ -34,7 +34,7 @@ _ASKED_MAX = 600.0  # seconds: a longer `Retry-After` is obeyed so far, and then
 _REDIRECTS = 5
 # A file may take minutes to upload, but not minutes between two of its bytes.
 _TIMEOUT = httpx2.Timeout(60.0, connect=20.0, read=120.0, pool=None)
-_LIMITS = httpx2.Limits(max_connections=20, max_keepalive_connections=10)
+_LIMITS = httpx2.Limits(max_connections=40, max_keepalive_connections=10)
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
 
@@ -42,8 +42,8 @@ class Wire:
     """Send calls to one base URL with one key.
 
     `key` may be a callable, also an async one, asked before each call, so that keys can be rotated. `read` streams
-    spool ranges for uploads. `final` tells of a refusal whether another try would fare no better: a 429 for lack of
-    room in the queue passes in hours, not in seconds.
+    spool ranges for uploads. `final` tells of a refusal of a call whether another try would fare no better: a 429
+    for lack of room in the queue passes in hours, not in seconds. `trust_env` takes proxies from the environment.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class Wire:
         read: Read,
         *,
         transport: Transport | None = None,
-        final: Callable[[Reply], bool] = lambda reply: False,
+        final: Callable[[Call, Reply], bool] = lambda call, reply: False,
+        trust_env: bool = True,
     ) -> None:
         self._key = account.key
         self._read = read
@@ -64,6 +65,7 @@ class Wire:
             timeout=_TIMEOUT,
             limits=_LIMITS,
             transport=transport,
+            trust_env=trust_env,
         )
 
     async def key_mark(self, salt: str) -> str:
@@ -85,7 +87,7 @@ class Wire:
         while True:
             exchange = _Exchange(call, receive)
             await self._try(exchange)
-            if attempt == _TRIES or not exchange.may_repeat or self._final(exchange.reply):
+            if attempt == _TRIES or not exchange.may_repeat or self._final(call, exchange.reply):
                 return exchange.reply
             await anyio.sleep(exchange.pause(attempt))
             attempt += 1
@@ -120,6 +122,8 @@ class Wire:
     async def _request(self, call: Call) -> httpx2.Request:
         request = self._client.build_request(call.method, call.path.lstrip("/"), params=call.query, content=call.json)
         request.headers["Authorization"] = f"Bearer {await self._usable_key()}"
+        if call.patience is not None:
+            request.extensions["timeout"] = {**request.extensions["timeout"], "read": call.patience}
         if call.json is not None:
             request.headers["Content-Type"] = "application/json"
         if call.method == "POST":

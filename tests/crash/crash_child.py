@@ -24,7 +24,7 @@ import httpx2
 import msgspec
 
 import carpool
-from carpool.pool import Ports
+from carpool.settings import Ports
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"

@@ -15,7 +15,7 @@ from crash_kit import LIMITS, SETTING, audit, inspect, is_good, stride
 from virtual import Site, run_here, site
 
 import carpool
-from carpool.pool import Ports
+from carpool.settings import Ports
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3_600)]
 

@@ -41,7 +41,7 @@ class Point:
 @given(st.dictionaries(st.text(), values))
 def test_a_mapping_becomes_its_json_on_one_line(body: dict[str, Any]) -> None:
     body = {**body, "model": "m", "stream": None}
-    model, encoded, inputs = openai.encode(CHAT, body)
+    _, model, encoded, inputs = openai.encode(CHAT, body)
     assert (model, inputs) == ("m", 0)
     assert b"\n" not in encoded
     assert json.loads(encoded) == body
@@ -51,7 +51,7 @@ def test_a_mapping_becomes_its_json_on_one_line(body: dict[str, Any]) -> None:
     "body", ['{"model":"m","x":"é\\n"}', '{"model":"m","x":"é\\n"}'.encode(), b'{ "model" : "m" }']
 )
 def test_ready_json_travels_unchanged(body: str | bytes) -> None:
-    encoded = openai.encode(CHAT, body)[1]
+    encoded = openai.encode(CHAT, body).body
     assert encoded == (body.encode() if isinstance(body, str) else body)
 
 
@@ -60,7 +60,7 @@ def test_ready_json_travels_unchanged(body: str | bytes) -> None:
 def test_pretty_printed_json_is_put_on_one_line(body: dict[str, Any], end: str, as_bytes: bool) -> None:
     body = {**body, "model": "m", "stream": False}
     text = json.dumps(body, indent=2).replace("\n", end)
-    encoded = openai.encode(CHAT, text.encode() if as_bytes else text)[1]
+    encoded = openai.encode(CHAT, text.encode() if as_bytes else text).body
     assert not {b"\n", b"\r"} & {encoded[at : at + 1] for at in range(len(encoded))}
     assert json.loads(encoded) == body
 
@@ -108,7 +108,7 @@ def test_numbers_that_json_does_not_know_are_refused_wherever_they_stand(number:
 
 
 def test_null_beside_numbers_is_no_nan() -> None:
-    assert openai.encode(CHAT, {"model": "m", "x": [None, 1.5, (2.5, {"y": None})], "z": "null"})[0] == "m"
+    assert openai.encode(CHAT, {"model": "m", "x": [None, 1.5, (2.5, {"y": None})], "z": "null"}).model == "m"
 
 
 @pytest.mark.parametrize("depth", [10, 100, 300, 450, 600, 800, 950, 5_000])
@@ -118,7 +118,7 @@ def test_a_deep_body_is_encoded_or_refused_but_never_breaks_anything(depth: int,
     for _ in range(depth):
         value = [value]
     try:
-        encoded = openai.encode(CHAT, {"model": "m", "x": value})[1]
+        encoded = openai.encode(CHAT, {"model": "m", "x": value}).body
     except Unbatchable:
         assert depth > 100 or leaf is not None
     else:
@@ -135,7 +135,7 @@ def test_a_body_that_holds_itself_is_refused() -> None:
 
 @pytest.mark.parametrize("mapping", [OrderedDict, MappingProxyType])
 def test_any_mapping_is_a_body(mapping: Any) -> None:
-    assert openai.encode(CHAT, mapping({"model": "m"})) == ("m", b'{"model":"m"}', 0)
+    assert openai.encode(CHAT, mapping({"model": "m"})) == (CHAT, "m", b'{"model":"m"}', 0)
 
 
 @pytest.mark.parametrize("body", [{}, {"model": ""}, {"messages": []}, "{}"])
@@ -159,7 +159,7 @@ def test_streams_are_refused() -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_every_endpoint_of_the_batch_api_is_taken(endpoint: str) -> None:
-    assert openai.encode(endpoint, {"model": "m", "input": "x"})[0] == "m"
+    assert openai.encode(endpoint, {"model": "m", "input": "x"}).model == "m"
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_an_unknown_endpoint_is_refused_and_the_known_ones_are_named(endpoint: s
     ],
 )
 def test_the_inputs_of_embeddings_are_counted(input_: object, count: int) -> None:
-    assert openai.encode(EMBEDDINGS, {"model": "m", "input": input_})[2] == count
-    assert openai.encode("/v1/responses", {"model": "m", "input": input_})[2] == 0
+    assert openai.encode(EMBEDDINGS, {"model": "m", "input": input_}).inputs == count
+    assert openai.encode("/v1/responses", {"model": "m", "input": input_}).inputs == 0
 
 
 def test_embeddings_without_input_count_as_one() -> None:
-    assert openai.encode(EMBEDDINGS, {"model": "m"})[2] == 1
+    assert openai.encode(EMBEDDINGS, {"model": "m"}).inputs == 1
 
 
 def test_more_inputs_than_a_file_takes_are_refused() -> None:
@@ -215,7 +215,7 @@ def test_the_largest_body_that_is_taken_fits_a_file_with_its_frame(endpoint: str
     taken = 0
     for size in range(room):
         try:
-            taken = max(taken, len(small.encode(endpoint, start + b"x" * size + end)[1]))
+            taken = max(taken, len(small.encode(endpoint, start + b"x" * size + end).body))
         except LimitExceeded:
             break
     frame = sum(map(len, small.frame("p" * 40, endpoint))) + len(str(2**64))

@@ -253,6 +253,56 @@ def test_both_files_are_read_where_there_are_any(output: str | None, errors: str
     assert calls == [Call("GET", path, True) for path in paths]
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "final"),
+    [(409, b"", True), (429, b"", False), (500, b"", False), (0, b"", False), (400, b"", True)],
+)
+def test_a_cancellation_that_comes_too_late_is_not_repeated(status: int, body: bytes, final: bool) -> None:
+    assert openai.is_final(openai.cancel("b1"), Reply(status, body)) == final
+
+
+@pytest.mark.parametrize(("status", "final"), [(409, False), (408, False), (429, False), (502, False), (403, True)])
+def test_other_refusals_that_may_pass_are_not_final(status: int, final: bool) -> None:
+    assert openai.is_final(openai.delete("file-1"), Reply(status, b"")) == final
+
+
+CALL = openai.encode("/v1/embeddings", {"model": "m", "input": "x"})
+
+
+def test_a_live_call_is_sent_once_and_its_reply_read_as_a_row() -> None:
+    flow = openai.live(CALL)
+    assert next(flow) == Call("POST", "/embeddings", False, json=CALL.body, patience=600.0)
+    with pytest.raises(StopIteration) as stop:
+        flow.send(Reply(200, b'{"data":[]}'))
+    row = stop.value.value
+    assert (row.ok, row.status_code, row.body, row.custom_id) == (True, 200, b'{"data":[]}', "")
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "message"),
+    [
+        (Reply(400, b'{"error":{"code":"bad","message":"No."}}'), "bad", "No."),
+        (Reply(503, b"busy"), "error", "busy"),
+        (Reply(0, b"ReadError"), "error", "ReadError"),
+    ],
+)
+def test_a_live_call_that_failed_is_a_row_that_failed(reply: Reply, code: str, message: str) -> None:
+    flow = openai.live(CALL)
+    next(flow)
+    with pytest.raises(StopIteration) as stop:
+        flow.send(reply)
+    row = stop.value.value
+    assert (row.ok, row.status_code, row.code, row.message) == (False, reply.status, code, message)
+
+
+def test_a_key_that_is_refused_live_fails_the_flow() -> None:
+    flow = openai.live(CALL)
+    next(flow)
+    with pytest.raises(CallFailed) as caught:
+        flow.send(Reply(401, b'{"error":{"message":"Wrong key."}}'))
+    assert caught.value.failure.kind == "auth"
+
+
 def test_a_batch_is_cancelled_and_a_file_deleted_by_one_call_that_may_be_repeated() -> None:
     assert openai.cancel("b1") == Call("POST", "/batches/b1/cancel", True, json=b"{}")
     assert openai.delete("file-1") == Call("DELETE", "/files/file-1", True)
@@ -263,7 +313,7 @@ def test_a_batch_is_cancelled_and_a_file_deleted_by_one_call_that_may_be_repeate
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_frame_around_a_body_makes_a_valid_line(endpoint: str) -> None:
-    model, body, _ = openai.encode(endpoint, {"model": "m", "input": "h\u2028i\n", "n": 1})
+    _, model, body, _ = openai.encode(endpoint, {"model": "m", "input": "h\u2028i\n", "n": 1})
     head, middle, end = openai.frame("pool", endpoint)
     line = head + b"17" + middle + body + end
     assert line.count(b"\n") == 1

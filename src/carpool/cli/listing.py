@@ -46,7 +46,7 @@ class _Repeats:
     def __init__(self) -> None:
         self.left = 0
 
-    def spent(self, _reply: Reply) -> bool:
+    def spent(self, _call: Call, _reply: Reply) -> bool:
         """Take one, or tell that there are no more."""
         self.left -= 1
         return self.left < 0

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TypeAlias
 
 from ..config import Timing
@@ -29,6 +29,7 @@ class Lanes:
         self._limits = limits
         self._agenda = agenda
         self._lanes: dict[Lane, LaneState] = {}
+        self._by_queue: dict[Queue, list[Lane]] = {}
         self._ledgers: dict[Queue, Ledger] = {}
         self._countable_from: dict[Queue, float] = {}
         self._segments = Segments()
@@ -42,6 +43,7 @@ class Lanes:
         state = self._lanes.get(lane)
         if state is None:
             state = self._lanes[lane] = LaneState(self._limits, self.ledger(lane.queue))
+            self._by_queue[lane.queue] = sorted((*self._of(lane.queue), lane), key=lambda one: -one.priority)
         return state
 
     def items(self) -> Iterable[tuple[Lane, LaneState]]:
@@ -55,8 +57,17 @@ class Lanes:
             ledger = self._ledgers[queue] = Ledger(self._timing.poll_max / 2)
         return ledger
 
-    def _of(self, queue: Queue) -> Iterator[Lane]:
-        return (lane for lane in self._lanes if lane.queue == queue)
+    def _of(self, queue: Queue) -> list[Lane]:
+        """Give the lanes of a queue, those first that go first."""
+        return self._by_queue.get(queue, [])
+
+    def _line_up(self, lane: Lane, key: str, load: Load) -> None:
+        """Let a batch wait for room: behind those that came before it, and before those of lower priority."""
+        line = self._lanes[lane].ledger.line
+        line[key] = load
+        lower = [self._lanes[other].batches for other in self._of(lane.queue) if other.priority < lane.priority]
+        for other in [other for other in line if any(other in batches for batches in lower)]:
+            line[other] = line.pop(other)
 
     # --- collecting
 
@@ -125,9 +136,8 @@ class Lanes:
 
     def stand_in_line(self, lane: Lane, key: str, load: Load, now: float) -> None:
         """Let a batch of an earlier time wait for room, that was not created."""
-        ledger = self._lanes[lane].ledger
-        ledger.forget(key, now)
-        ledger.line[key] = load
+        self._lanes[lane].ledger.forget(key, now)
+        self._line_up(lane, key, load)
 
     def recall(self, rows: Collection[int], now: float) -> tuple[set[int], list[Command]]:
         """Let dormant rows wait again, and say which of these rows wait now: some may have waited without a caller."""
@@ -242,7 +252,7 @@ class Lanes:
         state.batches.add(key)
         self._packed_count = max(self._packed_count, event.number)
         self._pace.take(now)
-        state.ledger.line[key] = load
+        self._line_up(event.lane, key, load)
         state.ahead = key
 
     def put_back(self, lane: Lane, runs: Sequence[Run]) -> None:

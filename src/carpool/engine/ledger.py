@@ -45,7 +45,7 @@ class Ledger:
 
     def __init__(self, pause: float) -> None:
         self.scale = Scale()
-        self.line: dict[str, Load] = {}  # batches that wait for room, first come first served
+        self.line: dict[str, Load] = {}  # batches that wait for room, in their turn
         self.headroom = HEADROOM
         self.refusals = 0
         self._pause = pause

@@ -6,7 +6,7 @@ A flow is a generator that yields a `Call` and receives its `Reply`; it returns 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ..models import BatchStatus, Body, Call, Failure, FileLimits, Flow, PackedBatch, Reply, Row, Sought
+from ..models import BatchStatus, Body, Call, Encoded, Failure, FileLimits, Flow, PackedBatch, Reply, Row, Sought
 
 
 class Provider(Protocol):
@@ -17,11 +17,8 @@ class Provider(Protocol):
         """Bound one input file."""
         ...
 
-    def encode(self, endpoint: str, body: Body) -> tuple[str, bytes, int]:
-        """Check a body and give its model, its bytes on one line and its number of embedding inputs (else 0).
-
-        Raises `Unbatchable` or `LimitExceeded`.
-        """
+    def encode(self, endpoint: str, body: Body) -> Encoded:
+        """Check a call and encode it; raises `Unbatchable` or `LimitExceeded`."""
         ...
 
     def frame(self, pool: str, endpoint: str) -> tuple[bytes, bytes, bytes]:
@@ -63,12 +60,20 @@ class Provider(Protocol):
         """Say what a reply other than 2xx means."""
         ...
 
+    def is_final(self, call: Call, reply: Reply) -> bool:
+        """Tell whether another try of a refused call would fare no better."""
+        ...
+
     def parse_row(self, line: bytes, offset: int = 0) -> Row:
         """Read one line of an output or error file, which begins there; ValueError when it is not a row."""
         ...
 
     def input_tokens(self, row: Row) -> int:
         """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
+        ...
+
+    def live(self, call: Encoded) -> Flow[Row]:
+        """Send one call at once, at full price, and give the row it would have become."""
         ...
 
     def cancel(self, remote_id: str) -> Call:

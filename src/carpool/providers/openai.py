@@ -15,6 +15,7 @@ from ..models import (
     Body,
     Call,
     CallFailed,
+    Encoded,
     Failure,
     FileLimits,
     Flow,
@@ -39,6 +40,7 @@ ENDPOINTS = (
 _FRAME = 256  # bytes that an input line has around its body, at most
 _PAGE = 100  # batches or files on a page of a listing, the most that may be asked for
 _SKEW = 3_600.0  # seconds by which the server's clock may differ from ours
+_LIVE = 600.0  # seconds that a live answer may take, as with the official SDK
 _LIFE = 2_592_000  # seconds, the most that may be asked for: what is left behind goes by itself after thirty days
 
 
@@ -72,7 +74,7 @@ class OpenAI:
     def __init__(self, *, keep_files: bool = False) -> None:
         self._keep_files = keep_files
 
-    def encode(self, endpoint: str, body: Body) -> tuple[str, bytes, int]:
+    def encode(self, endpoint: str, body: Body) -> Encoded:
         """Check a body; only `model`, `stream` and the size are looked at, and the inputs of embeddings."""
         if endpoint not in ENDPOINTS:
             raise Unbatchable(f"No batches for the endpoint {endpoint!r}. Use one of {', '.join(ENDPOINTS)}.")
@@ -88,9 +90,9 @@ class OpenAI:
         if not peek.model:
             raise Unbatchable("The body has no model. Name one: batches hold one model each.")
         if peek.stream:
-            raise Unbatchable("The body asks for stream: true. Batches cannot stream; leave it out.")
+            raise Unbatchable("The body asks for stream: true. Batches cannot stream; leave it out.", "stream")
         inputs = self._count_inputs(peek.input) if isinstance(peek, _PeekInput) else 0
-        return peek.model, jsonl.one_line(encoded), inputs
+        return Encoded(endpoint, peek.model, jsonl.one_line(encoded), inputs)
 
     def _count_inputs(self, value: Any) -> int:
         # A list of token numbers is one input; a list of texts or of such lists is many (contracts A3).
@@ -235,6 +237,11 @@ class OpenAI:
         files = (status.output_file_id, status.error_file_id)
         return [Call("GET", f"/files/{_quote(file_id)}/content", True) for file_id in files if file_id]
 
+    def live(self, call: Encoded) -> Flow[Row]:
+        """Send one call at once, at full price, and read its reply as the row it would have become."""
+        path = call.endpoint.removeprefix("/v1")
+        return replies.live((yield Call("POST", path, False, json=call.body, patience=_LIVE)))
+
     def cancel(self, remote_id: str) -> Call:
         """Cancel a batch; one that has ended answers 409."""
         return Call("POST", f"/batches/{_quote(remote_id)}/cancel", True, json=b"{}")
@@ -246,6 +253,11 @@ class OpenAI:
     def refused(self, reply: Reply) -> Failure:
         """Say what a reply other than 2xx means."""
         return replies.refusal(reply)
+
+    def is_final(self, call: Call, reply: Reply) -> bool:
+        """Tell whether a refusal stays; a batch that has ended is never cancelled any more."""
+        ended = call.path.endswith("/cancel") and reply.status == 409
+        return ended or self.refused(reply).kind not in ("busy", "lost")
 
 
 def _search(call: Call, since: float, take: Callable[[list[dict[str, Any]]], bool]) -> Flow[None]:

@@ -93,6 +93,16 @@ def refusal(reply: Reply) -> Failure:
     return Failure("rejected", message, status, code)
 
 
+def live(reply: Reply) -> Row:
+    """Read the reply to a live call as the row that a batch would have held; `CallFailed` where the key is refused."""
+    if 200 <= reply.status < 300:
+        return Row("", reply.status, "", reply.body)
+    failure = refusal(reply)
+    if failure.kind == "auth":
+        raise CallFailed(failure)
+    return Row("", reply.status, "", reply.body, failure.code or "error", failure.message)
+
+
 def stated_limit(message: str) -> int | None:
     """Read the enqueued-token limit out of a refusal, in any wording seen, with or without separators."""
     found = _LIMIT.search(message)

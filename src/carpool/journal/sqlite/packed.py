@@ -10,7 +10,7 @@ from ...models import BatchStatus, Lane, Leftovers, Run
 _Run = tuple[int, int, bytes, bytes, bytes | None, bytes | None]
 
 _encode = msgspec.msgpack.Encoder().encode
-_lane = msgspec.msgpack.Decoder(tuple[str, str, bool])
+_lane = msgspec.msgpack.Decoder(Lane)
 _runs = msgspec.msgpack.Decoder(list[_Run])
 _leftovers = msgspec.msgpack.Decoder(Leftovers)
 _status = msgspec.msgpack.Decoder(BatchStatus)
@@ -24,13 +24,13 @@ def array_of(kind: str, packed: bytes) -> "array[int]":
 
 
 def pack_lane(lane: Lane) -> bytes:
-    """Pack a lane."""
-    return _encode(lane)
+    """Pack a lane; without a priority as before there were any."""
+    return _encode(lane if lane.priority else lane[:3])
 
 
 def unpack_lane(packed: bytes) -> Lane:
     """Give a lane."""
-    return Lane(*_lane.decode(packed))
+    return _lane.decode(packed)
 
 
 def pack_runs(runs: Iterable[Run]) -> bytes:

@@ -1,0 +1,164 @@
+"""Where calls come in, and callers go: the callers' path, on which nothing is awaited and nobody is waited for."""
+
+from collections.abc import Callable, Collection, Iterable
+
+from .callers import Callers
+from .deadlines import Deadlines
+from .errors import RequestExpired
+from .limits import LONG, Limits
+from .live import Live
+from .models import Body, Encoded
+from .options import PLAIN, Options
+from .providers import Provider
+from .resume import Deferred, Resumption, digest_of
+from .spool import Spool
+from .waiter import Settled, Waiter
+
+_TIMED_OUT = (
+    "The call's timeout ended before its answer came. If it was packed into a batch, it runs on, and is billed."
+)
+
+
+class Intake:
+    """Take calls in; what has gathered is taken further by the collector, which `stir` wakes.
+
+    Calls are numbered from behind `numbered`; `now` tells the time, in seconds on the pool's clock. Where there is a
+    journal, a `resumption` says which calls are of an earlier time.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        new_waiter: Callable[[], Waiter],
+        callers: Callers,
+        spool: Spool,
+        limits: Limits,
+        live: Live,
+        numbered: int,
+        now: Callable[[], float],
+        stir: Callable[[], None],
+    ) -> None:
+        self._provider = provider
+        self._new_waiter = new_waiter
+        self._callers = callers
+        self._spool = spool
+        self._limits = limits
+        self._live = live
+        self._now = now
+        self._stir = stir
+        self._deadlines = Deadlines(callers.__contains__)
+        self.resumption: Resumption | None = None
+        self.accepted = 0
+        self._newest = numbered  # number of the row that joined last
+        self._given = numbered  # number that was given last, to a call or to a row
+        self._deferred: list[Deferred] = []
+        self._gone: set[int] = set()  # rows that nobody awaits any more
+        self._stirred = False
+
+    # --- coming
+
+    def accept(self, endpoint: str, body: Body, options: Options = PLAIN) -> tuple[int, Waiter]:
+        """Let a call join its lane; gives its number and what to await."""
+        self._callers.admit()
+        call = self.encode(endpoint, body)
+        waiter = self._new_waiter()
+        return self.join(call, options, waiter), waiter
+
+    def encode(self, endpoint: str, body: Body) -> Encoded:
+        """Check a call and encode it; from any thread."""
+        return self._provider.encode(endpoint, body)
+
+    def join(self, call: Encoded, options: Options, waiter: Settled) -> int:
+        """Let a call join its lane, to be settled by `waiter`; gives its number."""
+        self._callers.admit()
+        self.accepted += 1
+        self._given += 1
+        number = self._given
+        if options.live or self._live.everything:
+            self._live.begin(number, call)
+        else:
+            self._collect(number, call, options)
+        self._callers.add(number, waiter, options.tags)
+        if options.timeout is not None:
+            self._deadlines.set(number, self._now() + options.timeout)
+        if not self._stirred:
+            self._stirred = True
+            self._stir()
+        return number
+
+    def _collect(self, number: int, call: Encoded, options: Options) -> None:
+        endpoint, model, body, inputs = call
+        long = len(body) > LONG and self._limits.is_long(model, len(body))
+        priority = options.priority
+        if self.resumption is None:
+            self._spool.add(endpoint, model, number, body, inputs, long=long, priority=priority)
+            return
+        digest = digest_of(endpoint, body, options.key)
+        deferred = Deferred(number, endpoint, model, body, inputs, long, priority, digest)
+        self._deferred.append(deferred) if self.resumption.looks else self.accept_anew(deferred)
+
+    def accept_anew(self, call: Deferred) -> None:
+        """Let a call join its lane that is none of an earlier time; its row is numbered behind those before it."""
+        row = call.number
+        if row < self._newest:
+            assert self.resumption is not None  # noqa: S101 - it looked for the call, while later ones joined
+            self._given += 1
+            row = self._given
+            self.resumption.attach(call.number, row)
+        self._newest = row
+        self._spool.add(
+            call.endpoint,
+            call.model,
+            row,
+            call.body,
+            call.inputs,
+            long=call.long,
+            priority=call.priority,
+            digest=call.digest,
+        )
+
+    # --- going
+
+    def leave(self, numbers: Iterable[int]) -> None:
+        """Note that the callers of these numbers are gone; those that were settled do not count."""
+        self._give_up(self._callers.leave(numbers))
+
+    def _give_up(self, numbers: Collection[int]) -> None:
+        gone = self._live.leave(numbers)
+        if gone:
+            self._gone.update(gone if self.resumption is None else self.resumption.leave(gone))
+            self._stir()
+
+    def take_back(self, custom_ids: Iterable[str]) -> None:
+        """Note that answers never reached the callers that they were given to."""
+        if self.resumption is not None:
+            self.resumption.take_back(int(custom_id.rpartition("-")[2]) for custom_id in custom_ids if custom_id)
+
+    def expire(self) -> None:
+        """Give up the calls whose timeouts are over."""
+        due = self._deadlines.due(self._now())
+        for number in due:
+            self._callers.expire(number, RequestExpired(_TIMED_OUT))
+        self._give_up(due)
+
+    @property
+    def deadline(self) -> float:
+        """Give the time at which the next timeout is over; math.inf where there is none."""
+        return self._deadlines.next()
+
+    # --- what has gathered
+
+    def take_deferred(self) -> list[Deferred]:
+        """Take out the calls that are to be looked for; what comes from now on wakes the collector again."""
+        self._stirred = False
+        deferred, self._deferred = self._deferred, []
+        return deferred
+
+    def take_gone(self) -> frozenset[int]:
+        """Take out the rows whose callers went."""
+        gone, self._gone = frozenset(self._gone), set()
+        return gone
+
+    def awaited(self, rows: Iterable[int]) -> None:
+        """Note that somebody awaits these again, before the engine heard that nobody did."""
+        self._gone.difference_update(rows)

@@ -1,0 +1,162 @@
+"""What a pool is made of while it is open, in the event loop it runs in."""
+
+import logging
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import Self
+
+import anyio
+
+from .account import Account
+from .bridge import Bridge
+from .collector import Collector
+from .engine.engine import Engine
+from .errors import ConfigurationError, PoolClosed
+from .journal import Journal
+from .journal.sqlite import Sqlite
+from .ports import RunSync
+from .providers.openai import OpenAI
+from .recover import recover
+from .settings import Settings
+from .spool import Spool
+from .waiter import Runtime, current_runtime
+from .wire import Wire
+
+log = logging.getLogger("carpool")
+
+
+class Session:
+    """Run a collector until it is closed; `bridge` is for those who call from elsewhere.
+
+    `account` is whose batches these are: in the mode "emulate" the emulator's, which lives as long as the session.
+    """
+
+    def __init__(self, collector: Collector, runtime: Runtime, account: Account, stack: AsyncExitStack) -> None:
+        self.collector = collector
+        self.runtime = runtime
+        self.account = account
+        self.bridge = Bridge(collector.intake, runtime.post)
+        self._stack = stack
+        self._task: object = None  # the event loop keeps only a weak reference to it
+        self._closing: list[anyio.CancelScope] = []
+
+    @classmethod
+    async def open(cls, settings: Settings) -> Self:
+        """Open it in the running event loop."""
+        async with AsyncExitStack() as stack:
+            account = settings.account
+            if settings.mode == "emulate":
+                account = await _emulate(stack)
+            elif settings.mode == "live":
+                log.warning("the mode is live: each call is sent at once, at full price, and kept in no journal")
+            runtime = current_runtime()
+            session = cls(await _collector(settings, account, runtime), runtime, account, stack.pop_all())
+            await session._start()
+        return session
+
+    async def _start(self) -> None:
+        started = anyio.Event()
+        self._task = self.runtime.spawn(lambda: self.collector.run(started), self._over)
+        try:
+            await started.wait()
+        except BaseException:
+            await self.abandon()
+            raise
+        self.collector.watch(self.bridge.run)
+
+    def _over(self) -> None:
+        self.collector.over()
+        self.bridge.close(PoolClosed("The pool is closed. Open a new one for more requests."))
+
+    async def close(self) -> None:
+        """Submit what waits, settle every caller, and close; when cancelled, leave as by an exception."""
+        try:
+            with anyio.CancelScope() as scope:
+                self._closing.append(scope)
+                await self.collector.close()
+        except BaseException:
+            await self.abandon()
+            raise
+        if not scope.cancel_called:
+            await self._end()
+
+    async def abandon(self) -> None:
+        """Settle every caller with `PoolClosed`, and close; whoever was closing it does not wait any longer."""
+        for scope in self._closing:
+            scope.cancel()
+        try:
+            await self.collector.abandon()
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        self._over()
+        with anyio.CancelScope(shield=True):
+            await self._stack.aclose()
+
+
+async def _emulate(stack: AsyncExitStack) -> Account:
+    try:
+        from .testing import Emulator
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            f'The mode "emulate" needs {exc.name}, which is not installed: pip install "carpool[emulator]".'
+        ) from None
+    emulator = await stack.enter_async_context(Emulator())
+    log.warning("the mode is emulate: answers are made up at %s, and kept in no journal", emulator.url)
+    return Account(emulator.url, "emulated", {})
+
+
+async def _collector(settings: Settings, account: Account, runtime: Runtime) -> Collector:
+    provider = OpenAI(keep_files=settings.keep_remote_files)
+    ports = settings.ports
+    # Before the journal is open: this may fail.
+    wire = Wire(
+        account,
+        lambda runs: spool.read(runs),
+        transport=ports.transport,
+        final=provider.is_final,
+        trust_env=settings.mode != "emulate",
+    )
+    # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
+    run_sync = ports.run_sync or partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
+    journal = await _open_journal(settings, run_sync)
+    pool = token_hex(6) if journal is None else journal.pool
+    numbered = 0 if journal is None else journal.numbered
+    spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), run_sync, _folder(settings), numbered)
+    collector = Collector(
+        pool,
+        Engine(pool, settings.timing, provider.limits, numbered),
+        provider,
+        wire,
+        spool,
+        runtime.new_waiter,
+        settings.limits,
+        settings.counter,
+        journal,
+        reuse=settings.reuse,
+        linger=settings.timing.linger,
+        adopt_every=settings.timing.poll_max,
+        keep_remote_files=settings.keep_remote_files,
+        mode=settings.mode,
+    )
+    try:
+        if journal is not None:
+            await recover(collector, journal, provider, wire)
+    except BaseException:
+        await collector.clean_up()
+        raise
+    return collector
+
+
+def _folder(settings: Settings) -> Path | None:
+    return settings.folder if settings.mode == "batch" else None
+
+
+async def _open_journal(settings: Settings, run_sync: RunSync) -> Journal | None:
+    folder = _folder(settings)
+    if folder is None or settings.ports.journal is not None:
+        return settings.ports.journal
+    return await Sqlite.open(folder, settings.account.name, settings.retention, run_sync)
