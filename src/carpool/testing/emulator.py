@@ -1,15 +1,12 @@
 """The life of the emulator: in a thread of its own behind a socket, or inline in the caller's event loop."""
 
-import socket
-import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, get_args
 
 import anyio
-import uvicorn
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
@@ -23,6 +20,7 @@ from .faults import Dice, Faults
 from .ledger import Ledger, OtherTokens, RoomMessage
 from .pace import Pace
 from .server import Server
+from .serving import Thread, listen
 from .store import Store
 from .upstream import Upstream
 from .validation import Count, Validation
@@ -113,7 +111,7 @@ class Emulator:
         self.app: ASGIApp = Door(server.app(), self._notes, Dice(faults, seed), api_key)
         self._group: TaskGroup | None = None
         self._used = False
-        self._thread: _Thread | None = None
+        self._thread: Thread | None = None
 
     @property
     def url(self) -> str:
@@ -160,11 +158,11 @@ class Emulator:
                 await anyio.sleep(0.005)
         self._thread.join()
 
-    def _launch(self) -> "_Thread":
+    def _launch(self) -> Thread:
         self.use()
-        listener = _listen(self._host, self._port)
+        listener = listen(self._host, self._port)
         self._port = listener.getsockname()[1]
-        self._thread = _Thread(self, listener)
+        self._thread = Thread(self.app, self.open, listener)
         return self._thread
 
     def use(self) -> None:
@@ -215,93 +213,6 @@ class Inline(AbstractAsyncContextManager[Emulator]):
         finally:
             with anyio.CancelScope(shield=True):
                 await self._stack.aclose()
-
-
-class _Thread:
-    """Serve an emulator with uvicorn in a daemon thread with an asyncio loop of its own."""
-
-    def __init__(self, emulator: Emulator, listener: socket.socket) -> None:
-        self._emulator = emulator
-        self._listener = listener
-        self._ready = threading.Event()
-        self._error: BaseException | None = None
-        config = uvicorn.Config(
-            emulator.app,
-            http="h11",
-            lifespan="off",
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            ws="none",
-            timeout_graceful_shutdown=1,
-            backlog=2048,
-        )
-        self._server = _Uvicorn(config, self._ready.set)
-        self._thread = threading.Thread(target=self._run, name="carpool-emulator", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            anyio.run(self._serve)
-        except BaseException as exc:  # noqa: BLE001 - it is raised again in the thread that waits
-            self._error = exc
-        finally:
-            self._listener.close()
-            self._ready.set()
-
-    async def _serve(self) -> None:
-        async with AsyncExitStack() as stack, anyio.create_task_group() as group:
-            await self._emulator.open(stack, group)
-            await self._server.serve([self._listener])
-            group.cancel_scope.cancel()
-
-    def ready(self) -> bool:
-        """Tell whether it serves, or failed to."""
-        return self._ready.is_set()
-
-    def wait(self) -> None:
-        """Wait until it serves; raises what ended it."""
-        self._ready.wait()
-        if self._error is not None:
-            raise self._error
-
-    def stop(self) -> None:
-        """Ask it to end."""
-        self._server.should_exit = True
-
-    def ended(self) -> bool:
-        """Tell whether the thread is gone."""
-        return not self._thread.is_alive()
-
-    def join(self) -> None:
-        """Wait for the end of the thread; raises what ended it."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-
-class _Uvicorn(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _check(port: int, upstream: str | None, answer: Answering, concurrency: int) -> None:
