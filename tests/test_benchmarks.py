@@ -3,7 +3,7 @@
 import pytest
 import vocabulary
 
-from benchmarks import limited, recovery, scheduling
+from benchmarks import limited, recovery, scheduling, transport
 
 
 @pytest.mark.parametrize("scenario", scheduling.SCENARIOS, ids=lambda scenario: scenario.name)
@@ -29,3 +29,8 @@ def test_an_unknown_limit_is_found_and_kept_over_loopback() -> None:
 
 def test_open_batches_are_recovered_within_the_bars() -> None:
     assert recovery.kept(recovery.measure(20_000, 4), 20_000)
+
+
+def test_a_transport_adds_little_to_the_cost_of_a_call() -> None:
+    direct, added = transport.run(1_000, 3)
+    assert added < direct / 2  # the bar of `make bench` is 15 us; a busy machine is no place to hold it
