@@ -38,15 +38,16 @@ lint: .venv/.tests
 types: .venv/.tests
 	$(BIN)/mypy
 
-coverage: .venv/.tests .vocabulary/.ready ## the tests of engine/ and providers/, which must cover them whole
-	$(BIN)/coverage run -m pytest -q tests/engine tests/providers
+coverage: .venv/.tests .vocabulary/.ready ## the tests of engine/ and providers/ but the machines, which must cover them
+	$(BIN)/coverage run -m pytest -q tests/engine tests/providers -k 'not Machine'
 	$(BIN)/coverage report --include='src/carpool/engine/*,src/carpool/providers/*' --fail-under=100 --show-missing
 
-parts: coverage ## the tests of the other rooms
-	$(BIN)/python -m pytest tests/cli tests/crash tests/journal tests/testing
+parts: coverage ## the machines, and the tests of the other rooms
+	$(BIN)/python -m pytest -q tests/engine -k Machine
+	$(BIN)/python -m pytest tests/cli tests/crash tests/dropin tests/journal tests/testing
 
 check: .venv/.tests .vocabulary/.ready ## the tests of the whole
-	$(BIN)/python -m pytest tests/test_*.py tests/dropin
+	$(BIN)/python -m pytest tests/test_*.py
 
 crash: .venv/.tests ## kill a process at every write, file operation and exchange, and start it again
 	CARPOOL_CRASH=all $(BIN)/python -m pytest tests/crash

@@ -151,6 +151,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.segments: dict[int, set[int]] = {}
         self.growing: dict[Lane, tuple[int, int]] = {}
         self.discarded: set[int] = set()
+        self.kept: set[int] = set()  # segments of batches that were given up, for the next process
         self.numbers = self.remote_numbers = 0
         self.remotes: dict[str, Remote] = {}
         self.returned: set[str] = set()  # batches that stood in line and are packed anew
@@ -214,6 +215,8 @@ class EngineMachine(RuleBasedStateMachine):
                 self.see_settled(numbers)
             case Fail(numbers=numbers):
                 self.see_failed(command)
+                if not command.for_good:
+                    self.kept.update(self.places[row].segment for row in numbers)
                 self.see_settled(numbers)
             case Discard(segment=segment):
                 self.see_discarded(segment)
@@ -711,7 +714,7 @@ class EngineMachine(RuleBasedStateMachine):
         accepted = set(range(1, self.numbers + 1))
         assert set(self.ended_rows) == accepted - self.abandoned
         assert set(self.ended_rows.values()) <= {1}
-        assert self.discarded == set(self.segments) - {segment for segment, _ in self.growing.values()}
+        assert self.discarded == set(self.segments) - self.kept - {segment for segment, _ in self.growing.values()}
         assert all(figures(lane)[1:] == (0, 0, 0) and lane.enqueued == 0 for lane in self.engine.lanes())
         assert not self.files & {f"file-{key}" for key in self.returned}
 
