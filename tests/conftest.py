@@ -4,6 +4,7 @@ import asyncio
 import gc
 import glob
 import os
+import ssl
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,19 @@ def virtual_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]
     from trio.testing import MockClock
 
     return "trio", {"clock": MockClock(autojump_threshold=0)}
+
+
+@pytest.fixture
+def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read none: where nothing is encrypted it would take most of the time."""
+    monkeypatch.setattr("ssl.create_default_context", lambda *args, **settings: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+@pytest.fixture
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be known of an account, or of a mode, from outside."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "CARPOOL_MODE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

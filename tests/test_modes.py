@@ -1,7 +1,6 @@
 """The modes: each call live, at full price, because somebody said so; or answers that an emulator makes up."""
 
 import logging
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,7 +35,7 @@ real_families = pytest.mark.parametrize(
     ("anyio_backend", "family"), [("asyncio", "httpx"), ("trio", "httpx2")], indirect=["anyio_backend"]
 )
 once = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "no_certificates", "no_environment")]
 
 
 @pytest.fixture(params=["virtual asyncio", "virtual trio"])
@@ -48,18 +47,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
         "asyncio": ("asyncio", {}),
         "trio": ("trio", {}),
     }[request.param]
-
-
-@pytest.fixture(autouse=True)
-def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read none: nothing here is encrypted, and it would take most of the time."""
-    monkeypatch.setattr("ssl.create_default_context", lambda *args, **settings: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "CARPOOL_MODE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def refuse_all(request: httpx2.Request) -> httpx2.Response:

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import ssl
 import sys
 import threading
 import time
@@ -38,7 +37,7 @@ FAST = carpool.Timing(linger=0.02, poll_min=0.01, poll_max=0.1)
 families = pytest.mark.parametrize(
     ("anyio_backend", "family"), [("virtual asyncio", "httpx"), ("virtual trio", "httpx2")], indirect=["anyio_backend"]
 )
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "no_certificates")]
 
 
 @pytest.fixture(params=["virtual asyncio", "virtual trio"])
@@ -56,12 +55,6 @@ once = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 real_families = pytest.mark.parametrize(
     ("anyio_backend", "family"), [("asyncio", "httpx"), ("trio", "httpx2")], indirect=["anyio_backend"]
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read none: nothing here is encrypted, and it would take most of the time."""
-    monkeypatch.setattr("ssl.create_default_context", lambda *args, **settings: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 def client_of(pool: carpool.Pool, family: str, *, sync: bool = False) -> Any:

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ SLOW = Pace(validating=5, running=60, finalizing=5)
 
 real = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left", "no_certificates", "no_environment")]
 
 
 @pytest.fixture(params=["virtual asyncio", "virtual trio"])
@@ -42,18 +41,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
         "asyncio": ("asyncio", {}),
         "trio": ("trio", {}),
     }[request.param]
-
-
-@pytest.fixture(autouse=True)
-def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read none: nothing here is encrypted, and it would take most of the time."""
-    monkeypatch.setattr("ssl.create_default_context", lambda *args, **settings: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "CARPOOL_MODE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def refuse_all(request: httpx2.Request) -> httpx2.Response:

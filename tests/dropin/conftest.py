@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave slow tests to `make dropin`."""
+    """Leave slow tests to `make dropin`, which runs them all and asks for a report; `make test` runs the quick ones."""
     if REPORT in os.environ:
         return
     for item in items:
