@@ -407,6 +407,21 @@ def test_a_refusal_without_a_number_sets_a_ceiling_where_no_limit_is_known() -> 
     assert ledger.fits(tokens(200), now)
 
 
+def test_above_what_was_seen_to_fit_one_at_a_time_is_tried_where_no_number_says_what_fits() -> None:
+    ledger = queue(Ledger(PAUSE), a=100, b=100)
+    ledger.reserve("c", tokens(1_000), NOW)
+    ledger.create("c", tokens(1_000), NOW)
+    ledger.refuse("c", None, NOW, 0.0)
+    ledger.release("a", NOW + 60)
+    ledger.forget("a", NOW + 60)
+    ledger.reserve("d", tokens(90), NOW + 60)  # within what was there before
+    ledger.create("d", tokens(90), NOW + 60)
+    assert ledger.fits(tokens(10), NOW + 60)
+    assert not ledger.fits(tokens(11), NOW + 60)
+    ledger.admit("d", NOW + 61)
+    assert ledger.fits(tokens(11), NOW + 61)
+
+
 def test_a_refusal_of_what_was_never_reserved_leaves_some_room() -> None:
     ledger = make()
     ledger.refuse("unknown", None, NOW, 0.0)

@@ -58,6 +58,7 @@ class Ledger:
         self._step = _HEADROOM_STEP
         self._proven = 0  # tokens, by our count, that were in the queue together
         self._ceiling: Load | None = None  # what fits, though the limit says more
+        self._seen = Load(0, 0)  # what was in the queue together, since the ceiling was found
         self._tries = 0  # in vain, to rise above the ceiling
         self._retry_at = 0.0
         self._probe: str | None = None  # the batch that tries whether there is more room than we think
@@ -123,7 +124,7 @@ class Ledger:
             return True
         weight = self.scale.weigh(load)
         if weight <= self.room(now):
-            return True
+            return not self._is_unseen(load) or not self._unheard(now)
         if not self._held and not self._lateness.held(now):
             return not self.forbids(load)  # a batch that is alone is the provider's to judge
         return self._probe is None and self._may_probe(self.cap - self.room(now) + weight, now)
@@ -131,6 +132,10 @@ class Ledger:
     def forbids(self, load: Load) -> bool:
         """Tell whether a batch is above the user's own number, which is never exceeded."""
         return self.user is not None and load.tokens + load.size * self.scale.likely_per_byte > self.user
+
+    def _is_unseen(self, load: Load) -> bool:
+        """Tell whether a batch goes beyond what was seen to fit, where no number tells: such are tried one by one."""
+        return self._ceiling is not None and self.scale.weigh(self.load.plus(load)) > self.scale.weigh(self._seen)
 
     @property
     def _together(self) -> float:
@@ -157,7 +162,7 @@ class Ledger:
         times = [self._resting_until, self._stale_at, self._lateness.wake(now)]
         if self._ceiling is not None:
             times.append(self._retry_at)
-        if len(self._unheard(now)) >= self._together:
+        if self._ceiling is not None or len(self._unheard(now)) >= self._together:
             times += self._unheard(now)
         return min((at for at in times if at > now), default=math.inf)
 
@@ -202,6 +207,7 @@ class Ledger:
         self._rests, self.most_rows = 0, None
         self._trusted = self._trusted + 1 if self._trusted < SHARES else math.inf
         self._lateness.admit()
+        self._seen = max(self._seen, self._taken_in, key=self.scale.weigh)
         if key == self._probe:
             self._probe = None
             self._rise(now)
@@ -297,6 +303,7 @@ class Ledger:
         missing = self._most - self.enqueued - self._lateness.held(now) - self.scale.weigh(held.load)
         late = self._ceiling is None and self._lateness.blame(missing, held.created_at or now, now, self._turn)
         if not late:
+            self._seen = self._taken_in
             self._lower(held.load, now)
 
     def _lower(self, load: Load, now: float) -> None:
@@ -314,6 +321,12 @@ class Ledger:
         else:  # it may be the count, which stays
             turns = 4.0 if self._turn_is_known and not self._tries else 16.0
         self._retry_at = now + turns * self._turn
+
+    @property
+    def _taken_in(self) -> Load:
+        """Measure what the provider took into its queue: what validates beside a refused batch may be refused too."""
+        loads = [self._held[key].load for key in self._admitted]
+        return Load(sum(load.tokens for load in loads), sum(load.size for load in loads))
 
     def _rest(self, now: float, jitter: float) -> None:
         """Back off: nothing of ours is in the queue whose end could make room."""
