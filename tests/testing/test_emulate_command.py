@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import carpool.cli
 from carpool.cli.app import app
+from carpool.testing import Faults, Troubles
 
 RUN = [sys.executable, "-c", "from carpool.cli import main; main()", "emulate"]
 
@@ -35,6 +36,10 @@ def test_help_documents_the_exit_codes() -> None:
         "release-after",
         "refuse-at",
         "lost-create",
+        "truncated",
+        "trouble",
+        "creation-lag",
+        "live-per-minute",
         "api-key",
     ):
         assert f"--{option}" in result.output
@@ -49,6 +54,11 @@ def test_help_documents_the_exit_codes() -> None:
         (["--reset", "0.7", "--too-many", "0.7"], "carpool: the rates of the faults"),
         (["--reset", "7"], "Invalid value"),
         (["--refuse-at", "noon"], "Invalid value"),
+        (["--trouble", "missing"], "carpool: --trouble is NAME=RATE"),
+        (["--trouble", "failing=0.1"], "one of timed_out, missing,"),
+        (["--trouble", "500=often"], "carpool: --trouble is NAME=RATE"),
+        (["--trouble", "stuck=2"], "carpool: Troubles.stuck is a rate from 0 to 1, not 2.0"),
+        (["--trouble", "200=0.5"], "carpool: Troubles.failing has a status"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(options: list[str], sentence: str) -> None:
@@ -95,6 +105,25 @@ def test_a_signal_ends_the_process_with_a_summary(number: signal.Signals) -> Non
         assert process.wait(20) == 0
         assert process.stdout.read() == "0 batches, 0 requests run, 0 live calls, 0 tokens in and 0 out, 1 files left\n"
         assert process.stderr.read() == ""
+
+
+class Started(Exception):
+    """Stand for an emulator that would serve."""
+
+
+def test_options_become_the_settings_of_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(**settings: Any) -> None:
+        given.update(settings)
+        raise Started
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("carpool.testing.Emulator", made)
+    options = "--trouble 500=0.1 --trouble 429=0.2 --trouble missing=0.3 --trouble expiring=0.4 --cut 0.5 --file-lag 6"
+    result = CliRunner().invoke(app, ["emulate", *options.split(), "--creation-lag", "7", "--live-per-minute", "8"])
+    assert isinstance(result.exception, Started)
+    assert given["troubles"] == Troubles(failing={500: 0.1, 429: 0.2}, missing=0.3, expiring=0.4)
+    assert given["faults"] == Faults(cut=0.5)
+    assert (given["file_lag"], given["creation_lag"], given["live_per_minute"]) == (6, 7, 8)
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

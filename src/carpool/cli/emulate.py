@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 from types import FrameType
 from typing import Annotated, Any, Literal
 
@@ -49,21 +50,39 @@ def emulate(
     ] = "validation",
     lost_upload: Rate = 0.0,
     lost_create: Rate = 0.0,
+    lost_reply: Rate = 0.0,
+    truncated: Rate = 0.0,
+    cut: Rate = 0.0,
     server_error: Rate = 0.0,
     too_many: Rate = 0.0,
     reset: Rate = 0.0,
+    trouble: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=RATE",
+            help="What goes wrong within batches: a status such as 500=0.01, which rows fail with, or one of the rates "
+            "of carpool.testing.Troubles, such as missing=0.01 or expiring=0.1. Repeatable.",
+        ),
+    ] = None,
+    listing_lag: Seconds = 0.0,
+    creation_lag: Seconds = 0.0,
+    file_lag: Seconds = 0.0,
+    live_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Live calls a minute, above which they are a 429.")
+    ] = None,
     api_key: Annotated[str | None, typer.Option(help="The only key let in; any key is without it.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the faults and the order of the rows.")] = 0,
 ) -> None:
     """Serve a local Files and Batches API, until Ctrl-C.
 
-    The four steps of a batch take the seconds given; faults strike at the rates given (0 to 1).
+    The four steps of a batch take the seconds given; faults strike requests, and troubles batches and rows, at the
+    rates given (0 to 1). For the seconds of a lag what is new is not seen.
 
     Exit codes: 0 after Ctrl-C or SIGTERM; 1 where it cannot serve, such as on a port in use;
     2 where an option is wrong or an extra is missing.
     """
     try:
-        from ..testing import Emulator, Faults, Pace
+        from ..testing import Emulator, Faults, Pace, Troubles
     except ModuleNotFoundError as exc:
         raise ended(2, f"the emulator needs {exc.name}: pip install 'carpool[emulator]'") from None
     try:
@@ -82,10 +101,18 @@ def emulate(
             faults=Faults(
                 lost_upload=lost_upload,
                 lost_create=lost_create,
+                lost_reply=lost_reply,
+                truncated=truncated,
+                cut=cut,
                 server_error=server_error,
                 too_many=too_many,
                 reset=reset,
             ),
+            troubles=Troubles(**_troubles(trouble or [], _rates_of(Troubles))),
+            listing_lag=listing_lag,
+            creation_lag=creation_lag,
+            file_lag=file_lag,
+            live_per_minute=live_per_minute,
             api_key=api_key,
             seed=seed,
         )
@@ -131,3 +158,21 @@ def _limit(text: str) -> tuple[str, int]:
     if not (sign and model and number.isdecimal()):
         raise ValueError(f"--limit is MODEL=TOKENS, such as gpt-4o=90000, not {text!r}")
     return model, int(number)
+
+
+def _rates_of(settings: Any) -> list[str]:
+    return [entry.name for entry in fields(settings) if entry.type is float]
+
+
+def _troubles(texts: list[str], names: list[str]) -> dict[str, Any]:
+    rates = dict(_trouble(text, names) for text in texts)
+    failing = {int(name): rate for name, rate in rates.items() if name.isdecimal()}
+    return {"failing": failing} | {name: rate for name, rate in rates.items() if name in names}
+
+
+def _trouble(text: str, names: list[str]) -> tuple[str, float]:
+    name, _, rate = text.partition("=")
+    with contextlib.suppress(ValueError):
+        if name.isdecimal() or name in names:
+            return name, float(rate)
+    raise ValueError(f"--trouble is NAME=RATE, its name a status or one of {', '.join(names)}; not {text!r}")

@@ -15,6 +15,7 @@ from .ledger import LimitLine, QueueLine
 from .pace import Pace
 from .refusals import Refused
 from .rows import Usage, digest
+from .troubles import Troubles
 
 __all__ = [
     "Answer",
@@ -28,6 +29,7 @@ __all__ = [
     "Pace",
     "QueueLine",
     "Refused",
+    "Troubles",
     "Usage",
     "digest",
     "echo",

@@ -26,11 +26,12 @@ class Answer:
 
 Reply = Mapping[str, Any] | bytes | Answer
 Answering = Callable[[str, Body], Reply | Awaitable[Reply]]
+Whole = tuple[int, bytes, Mapping[str, str]]
 
 _encode = msgspec.json.Encoder().encode
 
 
-def whole(reply: Reply) -> tuple[int, bytes, Mapping[str, str]]:
+def whole(reply: Reply) -> Whole:
     """Give the status, the body as JSON and the headers of a reply."""
     if isinstance(reply, bytes):
         return 200, reply, {}
@@ -40,7 +41,7 @@ def whole(reply: Reply) -> tuple[int, bytes, Mapping[str, str]]:
     return 200, _encode(reply), {}
 
 
-def failure(exc: Exception) -> tuple[int, bytes, Mapping[str, str]]:
+def failure(exc: Exception) -> Whole:
     """Give the reply that an exception of an answer stands for: 500 unless it names a status."""
     if not isinstance(exc, Refused):
         exc = Refused(500, f"{type(exc).__name__}: {exc}", kind="server_error", code="server_error")

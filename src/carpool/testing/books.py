@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from .account import Account, File
 from .ledger import LimitLine, QueueLine, limit_at
@@ -47,23 +49,37 @@ class Books:
     """Tell what was run, called, billed and left.
 
     `runs` gives the batches in which a (custom_id, digest of its body) was run, once for each time; `bodies` how often
-    a body was run under any custom_id; `files` what is left, `uploads` each file ever uploaded, in order of time,
-    those deleted or whose reply was lost included; `routes` the calls of each route, ids replaced by {id}, those broken
-    by faults included; `live` the calls of live endpoints, which are in neither `runs` nor `billed`; `queue` each
-    admission, refusal and release of enqueued tokens, in order of time; `limits` the limits, those changed since after
-    the others.
+    a body was run under any custom_id, `unpaid` how often it was answered badly or not at all, `lost` how often its
+    answer reached no file as a line that can be read. `files` is what is left, `uploads` each file ever uploaded, in
+    order of time, those deleted or whose reply was lost included; `routes` the calls of each route, ids replaced by
+    {id}, those broken by faults included. `live` counts the calls of live endpoints, which are in none of the above but
+    `routes`; of those that were run, `live_tiers` the `service_tier`, "default" where they name none, and `live_bodies`
+    the body without it, so that the digest is that of a row. `queue` is each admission, refusal and release of
+    enqueued tokens, in order of time; `limits` the limits, those changed since after the others.
     """
 
     runs: Mapping[tuple[str, bytes], tuple[str, ...]]
     bodies: Counter[bytes]
+    unpaid: Counter[bytes]
+    lost: Counter[bytes]
     batches: tuple[BatchLine, ...]
     files: tuple[FileLine, ...]
     uploads: tuple[FileLine, ...]
     routes: Counter[str]
     billed: Usage
     live: int
+    live_tiers: Counter[str]
+    live_bodies: Counter[bytes]
     queue: tuple[QueueLine, ...]
     limits: tuple[LimitLine, ...]
+
+    @cached_property
+    def paid(self) -> Counter[bytes]:
+        """How often a body was answered with a 2xx, which is billed.
+
+        A client that loses nothing itself pays again for what was `lost` alone: `paid[name] <= 1 + lost[name]`.
+        """
+        return self.bodies - self.unpaid
 
     def times(self, body: object) -> int:
         """Give how often a body, parsed or as JSON bytes, was run."""
@@ -113,15 +129,28 @@ class Notes:
 
     runs: dict[tuple[str, bytes], tuple[str, ...]] = field(default_factory=dict)
     bodies: Counter[bytes] = field(default_factory=Counter)
+    unpaid: Counter[bytes] = field(default_factory=Counter)
+    lost: Counter[bytes] = field(default_factory=Counter)
     uploads: list[FileLine] = field(default_factory=list)
     routes: Counter[str] = field(default_factory=Counter)
     live: int = 0
+    live_tiers: Counter[str] = field(default_factory=Counter)
+    live_bodies: Counter[bytes] = field(default_factory=Counter)
 
-    def ran(self, custom_id: str, name: bytes, batch: tuple[str]) -> None:
+    def ran(self, custom_id: str, name: bytes, batch: tuple[str], paid: bool, lost: bool) -> None:
         """Note that a row was run; `name` is its body's digest, `batch` the id in a tuple that its rows share."""
+        if not paid:  # the rare case is the one counted
+            self.unpaid[name] += 1
+        if lost:
+            self.lost[name] += 1
         self.bodies[name] += 1
         before = self.runs.get((custom_id, name))
         self.runs[custom_id, name] = batch if before is None else before + batch
+
+    def ran_live(self, body: Mapping[str, Any]) -> None:
+        """Note that a live call was run."""
+        self.live_tiers[str(body.get("service_tier") or "default")] += 1
+        self.live_bodies[digest({key: value for key, value in body.items() if key != "service_tier"})] += 1
 
     def uploaded(self, file: File) -> None:
         """Note that a file was uploaded."""
@@ -149,9 +178,22 @@ class Notes:
         billed = Usage()
         for batch in list(account.batches.values()):
             billed.add(batch.usage)
-        routes, bodies = Counter(self.routes.copy()), Counter(self.bodies.copy())
-        queue, limits = account.ledger.lines(now), tuple(account.ledger.limits)
-        return Books(self.runs.copy(), bodies, batches, files, uploads, routes, billed, self.live, queue, limits)
+        return Books(
+            self.runs.copy(),
+            self.bodies.copy(),
+            self.unpaid.copy(),
+            self.lost.copy(),
+            batches,
+            files,
+            uploads,
+            self.routes.copy(),
+            billed,
+            self.live,
+            self.live_tiers.copy(),
+            self.live_bodies.copy(),
+            account.ledger.lines(now),
+            tuple(account.ledger.limits),
+        )
 
 
 def _line_of(file: File) -> FileLine:

@@ -1,64 +1,22 @@
 """The course of one batch from its creation to its end, on the clock and in the task group of whoever runs it."""
 
-import inspect
 import math
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import anyio
-import anyio.lowlevel
 
-from .account import TERMINAL, Account, Batch
-from .answers import Answering, Body, failure, whole
-from .books import Notes
-from .pace import Pace, Schedule
+from .account import TERMINAL, Batch
+from .answers import Whole
+from .pace import Schedule
+from .reading import Pause, read_into
+from .refusals import SERVER_ERROR
 from .rows import CANCELLED, EXPIRED, TIMED_OUT, answered, digest, parse, unanswered, usage_of
-from .store import BLOCK, Content, Read, Store
-from .validation import Count, Validation
-
-RefuseAt = Literal["validation", "creation"]
-SLICE = 0.01
-
-
-@dataclass
-class Setting:
-    """Hold what all batches share; `clock` gives the epoch's seconds, `scopes` what a cancellation cancels."""
-
-    account: Account
-    store: Store
-    notes: Notes
-    pace: Pace
-    answer: Answering
-    concurrency: int
-    clock: Callable[[], float]
-    count: Count | None = None
-    models: frozenset[str] | None = None
-    most: int = 50_000
-    seed: int = 0
-    refuse_at: RefuseAt = "validation"
-    scopes: dict[str, anyio.CancelScope] = field(default_factory=dict)
-
-    def validation(self, endpoint: str) -> Validation:
-        """Give the validation of a file of which nothing is read yet."""
-        return Validation(endpoint, models=self.models, count=self.count, most=self.most)
-
-    def wide(self) -> bool:
-        """Tell whether answers are awaited, so that several may be under way at once."""
-        call = getattr(self.answer, "__call__", None)  # noqa: B004 - the method itself is inspected
-        return inspect.iscoroutinefunction(self.answer) or inspect.iscoroutinefunction(call)
-
-    async def reply(self, endpoint: str, body: Body) -> tuple[int, bytes, Mapping[str, str]]:
-        """Ask for the answer to one request; raises TimeoutError alone."""
-        try:
-            given = self.answer(endpoint, body)
-            return whole(await given if inspect.isawaitable(given) else given)
-        except TimeoutError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - whatever a user's answer raises is the failure of its row
-            return failure(exc)
+from .setting import Setting
+from .store import Content, Read
+from .troubles import Mishap
+from .validation import Validation, problem
 
 
 async def validate(file_id: str, endpoint: str, setting: Setting) -> Validation | None:
@@ -68,7 +26,7 @@ async def validate(file_id: str, endpoint: str, setting: Setting) -> Validation 
         return None
     validation = setting.validation(endpoint)
     with file.content.reading() as read:
-        await _read_into(validation, read, file.content.size)
+        await read_into(validation, read, file.content.size)
     return validation
 
 
@@ -83,7 +41,7 @@ async def run_batch(batch: Batch, setting: Setting, validation: Validation | Non
         return
     with file.content.reading() as read:
         course = Course(batch, setting, read, file.content.size, validation)
-        with anyio.CancelScope(deadline=anyio.current_time() + setting.pace.window) as scope:
+        with anyio.CancelScope(deadline=anyio.current_time() + course.window) as scope:
             setting.scopes[batch.id] = scope
             if batch.status == "cancelling":
                 scope.cancel()
@@ -109,10 +67,18 @@ class Course:
         self._size = size
         self._output = setting.store.create()
         self._errors = setting.store.create()
+        self._later: list[tuple[Content, bytes]] = []
         self._done = bytearray()
         self._name = (batch.id,)
+        self._trouble, self._silent = setting.luck.of_batch(batch.number)
+        self._mishaps: Mapping[int, Mishap] = {}
         self._validated = validation is not None
         self._validation = validation or setting.validation(batch.endpoint)
+
+    @property
+    def window(self) -> float:
+        """The seconds after which it expires."""
+        return math.inf if self._trouble == "stuck" else self._setting.pace.window
 
     async def run(self) -> None:
         """Take every step in turn; a cancellation of the scope around it leaves what was done so far."""
@@ -125,34 +91,50 @@ class Course:
             self._errors.discard()
             return
         await self._run_rows()
+        if self._trouble is not None:
+            await self._break_off()
+            return
         setting.account.advance(batch, "finalizing", setting.clock())
         await anyio.sleep(setting.pace.finalizing)
         self._end("completed")
+
+    async def _break_off(self) -> None:
+        if self._trouble == "stuck":
+            await anyio.sleep_forever()
+        if self._trouble == "cancelled":
+            self._setting.account.cancel(self._batch.id, self._setting.clock())
 
     async def cut_short(self) -> None:
         """End as expired or cancelled: what ran stays, the rest is told in the error file."""
         cancelled = self._batch.status == "cancelling"
         if cancelled:
             await anyio.sleep(self._setting.pace.cancelling)
-        await self._tell_rest(CANCELLED if cancelled else EXPIRED)
+        if cancelled or not self._silent:
+            await self._tell_rest(CANCELLED if cancelled else EXPIRED)
         self._end("cancelled" if cancelled else "expired")
 
     def _end(self, status: str) -> None:
         now = self._setting.clock()
+        for file, line in self._later:
+            file.write(line)
         self._setting.account.attach(self._batch, self._output, self._errors, now)
         self._setting.account.advance(self._batch, status, now)
 
     async def _validate(self) -> None:
         if not self._validated:
-            await _read_into(self._validation, self._read, self._size)
-        self._done = bytearray(len(self._validation.starts))
+            await read_into(self._validation, self._read, self._size)
+        if self._trouble == "failed_validation" and not self._validation.errors:
+            self._validation.errors.append(problem("server_error", SERVER_ERROR))
+        rows = len(self._validation.starts)
+        self._done = bytearray(rows)
+        self._mishaps = self._setting.luck.of_rows(self._batch.number, rows)
 
     async def _run_rows(self) -> None:
         rows = len(self._done)
         schedule = self._setting.pace.schedule(rows, self._validation.tokens)
         order = _order(rows, random.Random(f"{self._setting.seed}/{self._batch.number}"))  # noqa: S311 - no secret
         began = anyio.current_time()
-        numbered = enumerate(order)
+        numbered = enumerate(islice(order, rows if self._trouble is None else rows // 2))
         if not self._setting.wide():
             await self._run_numbered(numbered, schedule, began)
             return
@@ -176,25 +158,42 @@ class Course:
 
     async def _run_row(self, row: int) -> None:
         line = parse(self._line(row))
-        name = f"{self._batch.number:x}{row:08x}"
+        mishap = self._mishaps.get(row)
+        if mishap is not None and mishap.spares:
+            self._settle(row, line.custom_id, mishap.answer(), None)
+            return
         # Before the answer: a callable may change the body that it is given.
         body_name = digest(line.body)
-        try:
-            status, body, _ = await self._setting.reply(self._batch.endpoint, line.body)
-        except TimeoutError:
-            self._settle(row, False, self._errors, unanswered(name, line.custom_id, TIMED_OUT), None)
+        answer = await self._setting.reply(self._batch.endpoint, line.body)
+        self._settle(row, line.custom_id, answer, mishap)
+        paid = answer is not None and 200 <= answer[0] < 300
+        lost = mishap is not None and mishap.loses
+        self._setting.notes.ran(line.custom_id, body_name, self._name, paid, lost)
+
+    def _settle(self, row: int, custom_id: str, answer: Whole | None, mishap: Mishap | None) -> None:
+        name = f"{self._batch.number:x}{row:08x}"
+        usage, good = None, False
+        if answer is None:
+            content = unanswered(name, custom_id, TIMED_OUT)
         else:
+            status, body, _ = answer
             # 0 is no status, yet users saw it on rows counted as completed (contracts A7, rule 8).
             good = 200 <= status < 300 or status == 0
-            content = answered(name, line.custom_id, status, body)
-            self._settle(row, good, self._output if good else self._errors, content, body)
-        self._setting.notes.ran(line.custom_id, body_name, self._name)
-
-    def _settle(self, row: int, good: bool, file: Content, content: bytes, body: bytes | None) -> None:
+            content = answered(name, custom_id, status, body)
+            usage = usage_of(body) if good else None
         self._done[row] = 1
-        file.write(content)
-        usage = usage_of(body) if good and body is not None else None
+        file = self._output if good else self._errors
+        if mishap is None:
+            file.write(content)
+        else:
+            self._spoil(file, content, name, mishap)
         self._setting.account.settle(self._batch, good, usage)
+
+    def _spoil(self, file: Content, content: bytes, name: str, mishap: Mishap) -> None:
+        now, later = mishap.spoil(content, name, self._batch.endpoint)
+        file.write(now)
+        if later:
+            self._later.append((file, later))
 
     async def _tell_rest(self, error: tuple[str, str]) -> None:
         pause = Pause()
@@ -204,41 +203,6 @@ class Course:
                 self._errors.write(unanswered(f"{self._batch.number:x}{row:08x}", custom_id, error))
             if pause.due():
                 await pause.take()
-
-
-class Pause:
-    """Let others run after each slice of work, so that the server stays responsive."""
-
-    def __init__(self) -> None:
-        self._until = time.perf_counter() + SLICE
-
-    def due(self) -> bool:
-        """Tell whether the slice is used up; by the machine's clock, as virtual time stands still meanwhile."""
-        return time.perf_counter() >= self._until
-
-    async def take(self) -> None:
-        """Give way once and begin the next slice."""
-        await anyio.lowlevel.checkpoint()
-        self._until = time.perf_counter() + SLICE
-
-
-async def _read_into(validation: Validation, read: Read, size: int) -> None:
-    pause = Pause()
-    for line in _lines(read, size):
-        validation.read(line)
-        if pause.due():
-            await pause.take()
-    validation.finish()
-
-
-def _lines(read: Read, size: int) -> Iterator[bytes]:
-    rest = b""
-    for offset in range(0, size, BLOCK):
-        lines = (rest + read(offset, BLOCK)).split(b"\n")
-        rest = lines.pop()
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _order(rows: int, chance: random.Random) -> Iterator[int]:

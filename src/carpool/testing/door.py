@@ -9,8 +9,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .books import Notes
+from .cut import Cut
 from .faults import Dice
-from .refusals import Refused
+from .rate import REQUESTS, rate_headers
+from .refusals import Refused, by_status
+from .validation import ENDPOINTS
 
 _ID = re.compile(r"^/v1/(files|batches)/[^/]+")
 _NAMELESS = r"/v1/\1/{id}"
@@ -48,8 +51,12 @@ class Door:
             await self._inner(scope)(scope, receive, _swallow)
         if fault in ("lost_reply", "reset"):
             await _break(receive, send)
+        elif fault == "too_many":
+            await _too_many(kind, route)(scope, receive, sign)
+        elif fault == "server_error":
+            await _server_error(kind)(scope, receive, sign)
         elif fault is not None:
-            await (_too_many(kind) if fault == "too_many" else _server_error(kind))(scope, receive, sign)
+            await self._inner(scope)(scope, receive, Cut(sign, kind, fault == "truncated"))
         else:
             await self._inner(scope)(scope, receive, sign)
 
@@ -97,11 +104,10 @@ def _wrong_key(key: str) -> Refused:
     return Refused(401, f"Incorrect API key provided: {hidden}. {where}", code="invalid_api_key")
 
 
-def _too_many(kind: float) -> Response:
-    headers = [{"retry-after": "1"}, {"retry-after-ms": "250"}, {}, {}][int(kind * 4)]
-    return refusal(
-        Refused(429, "Rate limit reached for requests", kind="requests", code="rate_limit_exceeded"), headers
-    )
+def _too_many(kind: float, route: str) -> Response:
+    hint = [{"retry-after": "1"}, {"retry-after-ms": "250"}, {}, {}][int(kind * 4)]
+    live = route.removeprefix("POST ") in ENDPOINTS
+    return refusal(by_status(429), hint | (rate_headers(REQUESTS, 0, 1.0) if live else {}))
 
 
 def _server_error(kind: float) -> Response:
@@ -109,5 +115,4 @@ def _server_error(kind: float) -> Response:
     if status == 502:
         # A gateway answers for the server, and not in JSON.
         return Response("<html><head><title>502 Bad Gateway</title></head></html>", 502, media_type="text/html")
-    message = "The server had an error while processing your request. Sorry about that!"
-    return refusal(Refused(status, message, kind="server_error"))
+    return refusal(by_status(status))

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -13,21 +13,26 @@ from starlette.types import ASGIApp
 from .account import Account, Batch
 from .answers import Answering, echo, echo_counted
 from .books import Books, Notes
+from .checks import check_answer, check_limit, check_port, check_positive, check_queue, check_seconds
 from .clock import Clock
-from .course import RefuseAt, Setting, run_batch
+from .course import run_batch
 from .door import Door
 from .faults import Dice, Faults
 from .ledger import Ledger, OtherTokens, RoomMessage
+from .live import Live
 from .pace import Pace
-from .server import Server
+from .server import Lags, Server
 from .serving import Thread, listen
+from .setting import RefuseAt, Setting
 from .store import Store
+from .troubles import Luck, Troubles
 from .upstream import Upstream
 from .validation import Count, Validation
 
 ORGANIZATION = "org-emulated"
 AT_ONCE = Pace()
 NO_FAULTS = Faults()
+NO_TROUBLES = Troubles()
 
 
 class Emulator:
@@ -43,9 +48,11 @@ class Emulator:
     by model or from a callable asked at each admission with the model and the emulator's clock, in seconds since the
     epoch; `release_after` is in seconds. A batch for which there is no room fails at its "validation", or
     `refuse_at` its "creation" with a 429; `room_message` words that from the model and its limit.
-    `usage` False leaves the usage out of the batch objects; `listing_lag` is the seconds for which a new batch or file
-    is missing from the listings, math.inf for ever. `api_key` None takes any key; `models` None supports any model;
-    `max_requests` is a batch's.
+    `usage` False leaves the usage out of the batch objects. Lags are seconds, math.inf for ever: `listing_lag` that for
+    which a new batch or file is missing from the listings, `creation_lag` that for which a new batch is a 404, and
+    `file_lag` that for which a new file cannot be found by a creation. `live_per_minute` bounds the live calls, above
+    it they are a 429; None does not. `faults` strike requests, `troubles` batches and their rows, as `seed` has it.
+    `api_key` None takes any key; `models` None supports any model; `max_requests` is a batch's.
     Raises ValueError for what makes no sense, and OSError on entering where the port cannot be had.
     """
 
@@ -67,7 +74,11 @@ class Emulator:
         room_message: RoomMessage | None = None,
         usage: bool = True,
         listing_lag: float = 0.0,
+        creation_lag: float = 0.0,
+        file_lag: float = 0.0,
+        live_per_minute: int | None = None,
         faults: Faults = NO_FAULTS,
+        troubles: Troubles = NO_TROUBLES,
         api_key: str | None = None,
         models: Collection[str] | None = None,
         max_requests: int = 50_000,
@@ -75,10 +86,19 @@ class Emulator:
         max_body_bytes: int = 64_000_000,
         seed: int = 0,
     ) -> None:
-        _check(port, upstream, answer, upstream_concurrency)
-        _check_queue(enqueued_tokens or {}, refuse_at)
-        _check_seconds(release_after=release_after, listing_lag=listing_lag)
-        _check_sizes(max_requests=max_requests, max_file_bytes=max_file_bytes, max_body_bytes=max_body_bytes)
+        check_port(port)
+        check_answer(answer, upstream)
+        check_queue((enqueued_tokens or {}).values(), refuse_at)
+        check_seconds(
+            release_after=release_after, listing_lag=listing_lag, creation_lag=creation_lag, file_lag=file_lag
+        )
+        check_positive(
+            upstream_concurrency=upstream_concurrency,
+            live_per_minute=live_per_minute,
+            max_requests=max_requests,
+            max_file_bytes=max_file_bytes,
+            max_body_bytes=max_body_bytes,
+        )
         self._host = host
         self._port = port
         self._upstream = None if upstream is None else partial(Upstream, upstream, upstream_key)
@@ -98,16 +118,19 @@ class Emulator:
             store=self._store,
             notes=self._notes,
             pace=pace,
-            answer=echo_counted(count) if answer is echo and count is not None else answer,
+            answer=_answering(answer, count),
             concurrency=upstream_concurrency,
             clock=self._clock,
+            luck=Luck(troubles, seed),
             count=count,
             models=None if models is None else frozenset(models),
             most=max_requests,
             seed=seed,
             refuse_at=refuse_at,
         )
-        server = Server(self._account, self._setting, self._start, max_file_bytes, max_body_bytes, listing_lag)
+        live = Live(self._setting, live_per_minute, max_body_bytes)
+        lags = Lags(listing_lag, creation_lag, file_lag)
+        server = Server(self._account, self._setting, self._start, live, lags, max_file_bytes, max_body_bytes)
         self.app: ASGIApp = Door(server.app(), self._notes, Dice(faults, seed), api_key)
         self._group: TaskGroup | None = None
         self._used = False
@@ -119,14 +142,30 @@ class Emulator:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}/v1"
 
+    @property
+    def answer(self) -> Answering:
+        """What answers; one that is set, from any thread, answers from then on. ValueError beside an upstream."""
+        return self._setting.answer
+
+    @answer.setter
+    def answer(self, answer: Answering) -> None:
+        if self._upstream is not None:
+            raise ValueError("answer and upstream exclude each other")
+        check_answer(answer, None)
+        self._setting.answer = _answering(answer, self._setting.count)
+
     def books(self) -> Books:
         """Give what was run, called, billed and left so far; from any thread, and after the end too."""
         return self._notes.close(self._account, self._clock())
 
     def set_limit(self, model: str, tokens: int) -> None:
         """Change the enqueued-token limit of a model, or of "*", from now on; from any thread."""
-        _check_limit(tokens)
+        check_limit(tokens)
         self._account.ledger.set_limit(model, tokens, self._clock())
+
+    def set_billing_limit(self, *, reached: bool) -> None:
+        """Say whether the account's billing hard limit is reached: creations are then refused; from any thread."""
+        self._setting.billing_limit_reached = reached
 
     def inline(self) -> "Inline":
         """Give an async context manager that runs the batches in the current event loop, on its clock."""
@@ -215,38 +254,5 @@ class Inline(AbstractAsyncContextManager[Emulator]):
                 await self._stack.aclose()
 
 
-def _check(port: int, upstream: str | None, answer: Answering, concurrency: int) -> None:
-    if not 0 <= port <= 65_535:
-        raise ValueError(f"port is 0 to 65535, not {port}")
-    if upstream is not None and answer is not echo:
-        raise ValueError("answer and upstream exclude each other")
-    if upstream is not None and not upstream.startswith(("http://", "https://")):
-        raise ValueError(f"upstream is a URL such as http://127.0.0.1:8000/v1, not {upstream!r}")
-    if concurrency < 1:
-        raise ValueError(f"upstream_concurrency is 1 or more, not {concurrency}")
-    if not callable(answer):
-        raise ValueError("answer is a callable that takes an endpoint and a body")
-
-
-def _check_queue(limits: Mapping[str, int], refuse_at: RefuseAt) -> None:
-    for limit in limits.values():
-        _check_limit(limit)
-    if refuse_at not in get_args(RefuseAt):
-        raise ValueError(f"refuse_at is 'validation' or 'creation', not {refuse_at!r}")
-
-
-def _check_limit(limit: int) -> None:
-    if limit < 0:
-        raise ValueError(f"an enqueued-token limit is 0 or more, not {limit}")
-
-
-def _check_seconds(**spans: float) -> None:
-    for name, seconds in spans.items():
-        if not seconds >= 0:
-            raise ValueError(f"{name} is a number of seconds, 0 or more, not {seconds}")
-
-
-def _check_sizes(**sizes: Any) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is 1 or more, not {size}")
+def _answering(answer: Answering, count: Count | None) -> Answering:
+    return echo_counted(count) if answer is echo and count is not None else answer

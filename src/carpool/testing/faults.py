@@ -5,15 +5,21 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Literal
 
-Fault = Literal["lost_reply", "server_error", "too_many", "reset"]
+Fault = Literal["lost_reply", "truncated", "cut", "server_error", "too_many", "reset"]
+
+UPLOAD, CREATION, DOWNLOAD = "POST /v1/files", "POST /v1/batches", "GET /v1/files/{id}/content"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
     """Fix how often requests go wrong, each a rate from 0 to 1 of the requests to the routes it concerns.
 
-    `lost_upload` and `lost_create`: the request is processed, then the connection breaks without a reply.
-    `server_error` (500, 502 or 503), `too_many` (429) and `reset` (the connection breaks): nothing is processed.
+    `lost_reply`, and `lost_upload` and `lost_create` on their routes alone: the request is processed, then the
+    connection breaks without a reply.
+    `truncated` and `cut`: a download ends early, at any byte, with status 200; a truncated one has fewer bytes than its
+    Content-Length, a cut one says nothing of it, as its Content-Length is as short, or is left out.
+    `server_error` (500, 502 or 503), `too_many` (429; a quarter of them with Retry-After, a quarter with
+    retry-after-ms, half with neither) and `reset` (the connection breaks): nothing is processed.
     `only` limits them all to routes such as "GET /v1/batches/{id}"; None is every route.
     `nth` limits them all to some requests of each route, counted from 1 as they arrive: {1} is the first one,
     range(1, 4) the first three; None is every request.
@@ -21,8 +27,11 @@ class Faults:
     below 1.
     """
 
+    lost_reply: float = 0.0
     lost_upload: float = 0.0
     lost_create: float = 0.0
+    truncated: float = 0.0
+    cut: float = 0.0
     server_error: float = 0.0
     too_many: float = 0.0
     reset: float = 0.0
@@ -33,7 +42,7 @@ class Faults:
         for entry in fields(self):
             if entry.type is float and not 0 <= getattr(self, entry.name) <= 1:
                 raise ValueError(f"Faults.{entry.name} is a rate from 0 to 1, not {getattr(self, entry.name)}")
-        if self.server_error + self.too_many + self.reset + max(self.lost_upload, self.lost_create) > 1:
+        if any(sum(rate for _, rate in self._rates(route)) > 1 for route in (UPLOAD, CREATION, DOWNLOAD)):
             raise ValueError("the rates of the faults that meet on one route add up to more than 1")
         if isinstance(self.only, str):
             raise ValueError("Faults.only is a collection of routes, not one string")
@@ -46,9 +55,14 @@ class Faults:
             return []
         if self.nth is not None and number not in self.nth:
             return []
-        lost = {"POST /v1/files": self.lost_upload, "POST /v1/batches": self.lost_create}.get(route, 0.0)
+        return self._rates(route)
+
+    def _rates(self, route: str) -> list[tuple[Fault, float]]:
+        lost = {UPLOAD: self.lost_upload, CREATION: self.lost_create}.get(route, 0.0)
+        cut: list[tuple[Fault, float]] = [("truncated", self.truncated), ("cut", self.cut)]
         return [
-            ("lost_reply", lost),
+            ("lost_reply", lost + self.lost_reply),
+            *(cut if route == DOWNLOAD else []),
             ("server_error", self.server_error),
             ("too_many", self.too_many),
             ("reset", self.reset),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+SERVER_ERROR = "The server had an error while processing your request. Sorry about that!"
+
 
 class Refused(Exception):
     """Refuse one HTTP request, or one row of a batch, with a status and an error object.
@@ -28,6 +30,15 @@ class Refused(Exception):
     def body(self) -> dict[str, Any]:
         """Give the object that the API sends."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def by_status(status: int) -> Refused:
+    """Refuse with a status for no reason that the request gave."""
+    if status == 429:
+        return Refused(429, "Rate limit reached for requests", kind="requests", code="rate_limit_exceeded")
+    if status >= 500:
+        return Refused(status, SERVER_ERROR, kind="server_error")
+    return Refused(status, f"The request was answered with the status {status}.")
 
 
 def bad_value(param: str, value: object, supported: str) -> Refused:

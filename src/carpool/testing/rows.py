@@ -102,7 +102,7 @@ def usage_of(body: bytes) -> Usage | None:
     )
 
 
-def answered(name: str, custom_id: str, status: int, body: bytes) -> bytes:
+def answered(name: str, custom_id: str | None, status: int, body: bytes) -> bytes:
     """Write the line of a request that got an HTTP answer; `name` makes its two ids."""
     if b"\n" in body:
         # Outside of strings a line feed is white space, and inside JSON forbids it raw: a space says the same.

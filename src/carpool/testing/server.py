@@ -11,11 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from .account import Account, Batch, File, check_create, check_expiry
-from .course import Setting, validate
+from .account import Account, Batch, File, no_batch
+from .bodies import read_json
+from .course import validate
 from .door import refusal
+from .live import Live
 from .multipart import Form, read_form
+from .parameters import check_create, check_expiry
 from .refusals import Refused, bad_type, bad_value, missing, out_of_range
+from .setting import Setting
 from .validation import ENDPOINTS, Validation
 
 PURPOSES = ("assistants", "batch", "evals", "fine-tune", "user_data", "vision")
@@ -31,19 +35,26 @@ class Described(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True)
+class Lags:
+    """Give the seconds for which what is new is not seen: in listings, by a batch's id, by the creation of a batch."""
+
+    listing: float = 0.0
+    creation: float = 0.0
+    file: float = 0.0
+
+
 @dataclass
 class Server:
-    """Answer requests from an account; `start` is called with each batch created, and its file's validation if done.
-
-    `listing_lag` is the seconds for which listings miss what is new.
-    """
+    """Answer requests from an account; `start` is called with each batch created, and its file's validation if done."""
 
     account: Account
     setting: Setting
     start: Callable[[Batch, Validation | None], None]
+    live: Live
+    lags: Lags
     max_file_bytes: int
     max_body_bytes: int
-    listing_lag: float
 
     def app(self) -> Starlette:
         """Give the application."""
@@ -58,7 +69,7 @@ class Server:
             Route("/v1/batches/{id}", self.get_batch, methods=["GET"]),
             Route("/v1/batches/{id}/cancel", self.cancel, methods=["POST"]),
             Route("/v1/models", self.list_models, methods=["GET"]),
-            *(Route(endpoint, self.live, methods=["POST"]) for endpoint in ENDPOINTS),
+            *(Route(endpoint, self.live.answer, methods=["POST"]) for endpoint in ENDPOINTS),
         ]
         return Starlette(routes=routes, exception_handlers={Refused: _on_error, HTTPException: _on_error})
 
@@ -117,10 +128,11 @@ class Server:
 
     async def create(self, request: Request) -> Response:
         """Create a batch; its content is judged later, but for its tokens where those are refused at creation."""
-        body = await self._body(request)
+        body = await read_json(request.stream(), self.max_body_bytes)
+        check_create(body)
+        self._check_account(body["input_file_id"])
         validation = None
         if self.setting.refuse_at == "creation":
-            check_create(body)
             validation = await validate(body["input_file_id"], body["endpoint"], self.setting)
         batch = self.account.create(body, self._now, validation)
         self.start(batch, validation)
@@ -132,7 +144,10 @@ class Server:
 
     async def get_batch(self, request: Request) -> Response:
         """Describe a batch."""
-        return _json(self.account.batch(request.path_params["id"]).describe())
+        batch = self.account.batch(request.path_params["id"])
+        if self._now < batch.created_at + self.lags.creation:
+            raise no_batch(batch.id)
+        return _json(batch.describe())
 
     async def cancel(self, request: Request) -> Response:
         """Begin to cancel a batch."""
@@ -149,19 +164,13 @@ class Server:
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "emulator"} for name in names]
         return _json({"object": "list", "data": models})
 
-    async def live(self, request: Request) -> Response:
-        """Answer a live call as a row would be answered."""
-        self.setting.notes.live += 1
-        body = await self._body(request)
-        if body.get("stream"):
-            raise Refused(400, "The emulator does not stream.", param="stream", code="unsupported_value")
-        if not body.get("model"):
-            raise Refused(400, "you must provide a model parameter")
-        try:
-            status, content, headers = await self.setting.reply(request.url.path, body)
-        except TimeoutError as exc:
-            raise Refused(504, "The request timed out.", kind="server_error") from exc
-        return Response(content, status, dict(headers), media_type="application/json")
+    def _check_account(self, file_id: str) -> None:
+        if self.setting.billing_limit_reached:
+            raise Refused(400, "Billing hard limit has been reached.", code="billing_hard_limit_reached")
+        file = self.account.files.get(file_id)
+        if file is not None and self._now < file.created_at + self.lags.file:
+            message = f"Cannot find file {file_id}, or project proj_emulated does not have access to it."
+            raise Refused(400, message, param="input_file_id")
 
     def _file(self, request: Request) -> File:
         return self.account.file(request.path_params["id"], self._now)
@@ -172,7 +181,7 @@ class Server:
         if after is not None and after not in ids:
             raise Refused(404, f"No object found with id '{after}'.", param="after")
         start = 0 if after is None else ids.index(after) + 1
-        newest = self._now - self.listing_lag
+        newest = self._now - self.lags.listing
         listed = [entry for entry in entries[start:] if entry.created_at <= newest]
         shown = listed[:limit]
         return _json(
@@ -184,25 +193,6 @@ class Server:
                 "has_more": limit < len(listed),
             }
         )
-
-    async def _body(self, request: Request) -> dict[str, Any]:
-        gathered, size = bytearray(), 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= self.max_body_bytes:
-                gathered += chunk
-            elif size > 2 * self.max_body_bytes:
-                break
-        if size > self.max_body_bytes:
-            raise Refused(413, f"The body is larger than the {self.max_body_bytes:,} bytes allowed.")
-        try:
-            body = msgspec.json.decode(gathered)
-        except (ValueError, RecursionError):
-            message = "We could not parse the JSON body of your request."
-            raise Refused(400, message) from None
-        if not isinstance(body, dict):
-            raise bad_type("body", "an object", body)
-        return body
 
 
 def _check_form(form: Form) -> tuple[str, int | None]:
