@@ -1,9 +1,10 @@
 # Two commands do everything on a new machine with Python 3.11 or newer: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+SLOW := tests/test_benchmarks.py::test_an_unknown_limit_is_found_and_kept_over_loopback
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check coverage parts crash dropin bench clean
+.PHONY: help demo test lint types check coverage parts waits crash dropin bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,7 +30,7 @@ demo: .venv/.runs ## summarise the topics of Python's own documentation, on the 
 
 test: lint types ## everything that must hold: ruff, mypy --strict, all tests
 	@$(MAKE) --no-print-directory .vocabulary/.ready
-	@$(MAKE) --no-print-directory --jobs=2 parts check
+	@$(MAKE) --no-print-directory --jobs=3 parts check waits
 
 lint: .venv/.tests
 	$(BIN)/ruff check .
@@ -44,10 +45,13 @@ coverage: .venv/.tests .vocabulary/.ready ## the tests of engine/ and providers/
 
 parts: coverage ## the machines, and the tests of the other rooms
 	$(BIN)/python -m pytest -q tests/engine -k Machine
-	$(BIN)/python -m pytest tests/cli tests/crash tests/dropin tests/journal tests/testing
+	$(BIN)/python -m pytest tests/cli tests/contracts tests/crash tests/dropin tests/journal tests/testing
 
 check: .venv/.tests .vocabulary/.ready ## the tests of the whole
-	$(BIN)/python -m pytest tests/test_*.py
+	$(BIN)/python -m pytest tests/test_*.py --deselect $(SLOW)
+
+waits: .venv/.tests .vocabulary/.ready ## the test that waits most of its time
+	$(BIN)/python -m pytest -q $(SLOW)
 
 crash: .venv/.tests ## kill a process at every write, file operation and exchange, and start it again
 	CARPOOL_CRASH=all $(BIN)/python -m pytest tests/crash

@@ -60,13 +60,16 @@ async def run(base_url: str | None, key: str | None, timing: carpool.Timing) -> 
 
     for topic, summary in list(zip(topics, summaries, strict=True))[:5]:
         print(f"\n{topic}\n    {summary.text}")
-    usages = [summary.usage or carpool.Usage(0, 0, 0) for summary in summaries]
+    cost = stats.cost
     print()
     for name, figure in {
         "requests": f"{stats.answered:,}",
         "batches": f"{stats.batches:,}",
-        "tokens in": f"{sum(usage.input_tokens for usage in usages):,}",
-        "tokens out": f"{sum(usage.output_tokens for usage in usages):,}",
+        "tokens in": f"{cost.input_tokens:,}",
+        "cached": f"{cost.cached_tokens:,}",
+        "tokens out": f"{cost.output_tokens:,}",
+        "paid": f"${cost.paid:.4f}",
+        "live": f"${cost.live:.4f}",
         "wall time": f"{wall:.1f} s",
     }.items():
         print(f"{name:<12}{figure:>12}")

@@ -84,6 +84,7 @@ def _nothing_left(_own_temporary_folder: None) -> Iterator[None]:
     assert after[0] <= before[0], f"threads left: {after[0] - before[0]}"
     assert after[1] <= before[1], f"folders left: {after[1] - before[1]}"
     assert after[2] <= before[2], f"{after[2] - before[2]} descriptors left"
+    gc.freeze()  # what pytest keeps of this test need not be looked at after each of the others
 
 
 def _leftovers() -> tuple[set[str], set[str], int]:

@@ -11,7 +11,21 @@ ROOT = Path(carpool.__file__).parent
 
 FLOORS = [
     # The emulator imports nothing of the client, so that the mode "emulate" may start it.
-    {"account", "models", "errors", "config", "images", "limits", "naming", "options", "outcomes", "ports", "testing"},
+    {
+        "account",
+        "models",
+        "errors",
+        "config",
+        "images",
+        "limits",
+        "naming",
+        "options",
+        "outcomes",
+        "ports",
+        "prices",
+        "spending",
+        "testing",
+    },
     {"engine", "prompts", "providers"},
     {"journal", "spool", "tokens", "wire"},
     {"sdk", "transports", "waiter"},
@@ -23,6 +37,8 @@ FLOORS = [
         "callers",
         "collector",
         "deadlines",
+        "escalation",
+        "estimate",
         "home",
         "intake",
         "live",
@@ -33,10 +49,12 @@ FLOORS = [
         "resume",
         "session",
         "settings",
+        "settling",
         "small",
+        "stats",
         "thread",
     },
-    {"cli", "__init__"},
+    {"cli", "pytest_plugin", "__init__"},
 ]
 ROOMS_OF = {
     "httpx2": {"transports", "wire", "testing"},
@@ -135,10 +153,12 @@ def test_public_names_are_few_sorted_and_pinned() -> None:
     assert list(carpool.__all__) == sorted(carpool.__all__)
     assert carpool.__all__ == [
         "AuthenticationFailed",
+        "BudgetExceeded",
         "CarpoolError",
         "ConfigurationError",
         "JournalError",
         "LimitExceeded",
+        "Notice",
         "Pool",
         "PoolClosed",
         "Request",
@@ -148,6 +168,7 @@ def test_public_names_are_few_sorted_and_pinned() -> None:
         "RequestRejected",
         "Response",
         "ResultMissing",
+        "Retry",
         "Stats",
         "Timing",
         "Unbatchable",

@@ -297,6 +297,7 @@ def test_what_is_made_of_the_account_shows_no_key_in_a_traceback_with_its_values
         unfit="refuse",
         live=False,
         emulated=False,
+        budgeted=False,
         timeout=None,
     )
     for thing in (account, door, carpool.Pool(SECRET, BASE)):
@@ -478,6 +479,7 @@ def test_what_becomes_of_the_unbatchable_is_one_of_two() -> None:
 ERROR = {"error": {"message": "No.", "type": "some_error", "param": "messages", "code": "context_length_exceeded"}}
 
 
+ONCE = {"retry": carpool.Retry(max_attempts=1, max_expiries=1)}
 ROWS = [
     (400, carpool.RequestRejected),
     (404, carpool.RequestRejected),
@@ -491,7 +493,7 @@ ROWS = [
 async def test_a_row_that_failed_is_a_response_with_its_own_status_and_body(
     family: str, status: int, kind: type[carpool.RequestFailed]
 ) -> None:
-    async with world(answer=lambda endpoint, given: Answer(status, ERROR)) as w:
+    async with world(pool=ONCE, answer=lambda endpoint, given: Answer(status, ERROR)) as w:
         response = await client_of(w.pool, family).post(URL, json=body())
     (batch,) = w.emulator.books().batches
     assert (response.status_code, response.json()) == (status, ERROR)
@@ -522,7 +524,7 @@ async def test_a_row_that_failed_is_a_response_with_its_own_status_and_body(
 async def test_a_row_that_failed_is_raised_by_the_sdk_as_usual_and_asked_for_once(
     status: int, kind: type[openai.APIStatusError]
 ) -> None:
-    async with world(answer=lambda endpoint, given: Answer(status, ERROR)) as w:
+    async with world(pool=ONCE, answer=lambda endpoint, given: Answer(status, ERROR)) as w:
         with pytest.raises(kind) as caught:
             await chat(w.pool.wrap(sdk(w.transport, max_retries=5)))
     assert (caught.value.body, caught.value.code) == (ERROR["error"], "context_length_exceeded")
@@ -605,7 +607,7 @@ async def test_a_batch_that_the_provider_refuses_is_told() -> None:
 
 @families
 async def test_a_call_that_expired_is_told(family: str) -> None:
-    async with world(pace=Pace(running=5_000, window=100)) as w:
+    async with world(pool=ONCE, pace=Pace(running=5_000, window=100)) as w:
         response = await client_of(w.pool, family).post(URL, json=body())
     error = check_refused(response, carpool.RequestExpired, 424)
     assert "expired" in str(error)
@@ -621,12 +623,10 @@ async def test_a_call_that_was_cancelled_is_told(family: str) -> None:
     async def ask(client: Any) -> None:
         responses.append(await client.post(URL, json=body()))
 
-    async with world(pace=Pace(running=5_000)) as w, anyio.create_task_group() as tasks:
+    async with world(pool=ONCE, pace=Pace(running=5_000)) as w, anyio.create_task_group() as tasks:
         tasks.start_soon(ask, client_of(w.pool, family))
         await anyio.sleep(60)
-        async with httpx2.AsyncClient(transport=w.transport) as direct:
-            (batch,) = w.emulator.books().batches
-            await direct.post(f"{BASE}/batches/{batch.id}/cancel")
+        await w.pool.cancel()
     check_refused(responses[0], carpool.RequestCancelled, 424)
 
 

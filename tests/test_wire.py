@@ -44,6 +44,21 @@ class Script(httpx2.AsyncBaseTransport):
         return answer
 
 
+class Content(httpx2.AsyncByteStream):
+    """Stream a body, whatever the headers say of it."""
+
+    def __init__(self, content: bytes) -> None:
+        self._parts = [content] if content else []
+
+    def __aiter__(self) -> "Content":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
+
+
 class Scripted:
     """Send one call and keep the pauses between the tries."""
 
@@ -131,6 +146,88 @@ class TestOnVirtualTime:
         scripted = Scripted([httpx2.Response(429, headers={header: value()}), httpx2.Response(200)])
         _, pause = await scripted.send(GET)
         assert low <= pause <= high
+
+    @pytest.mark.parametrize(
+        ("headers", "rest"),
+        [
+            ({}, 0.0),
+            ({"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": "9s"}, 0.0),
+            ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "9s"}, 9.0),
+            ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "20ms"}, 0.02),
+            ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "6m0s"}, 360.0),
+            ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m8.64s"}, 68.64),
+            ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "17h3m"}, 600.0),
+            ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "soon"}, 0.0),
+            ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "-5s"}, 0.0),
+            ({"x-ratelimit-remaining-tokens": "0"}, 0.0),
+            (
+                {
+                    "x-ratelimit-remaining-requests": "0",
+                    "x-ratelimit-reset-requests": "2s",
+                    "x-ratelimit-remaining-tokens": "0",
+                    "x-ratelimit-reset-tokens": "3s",
+                },
+                3.0,
+            ),
+            ({"retry-after": "7"}, 7.0),
+            ({"retry-after-ms": "70"}, 0.07),
+            ({"retry-after": "nonsense"}, 0.0),
+            (
+                {
+                    "retry-after": "7",
+                    "x-ratelimit-remaining-requests": "0",
+                    "x-ratelimit-reset-requests": "9s",
+                },
+                7.0,
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("status", [200, 400])
+    async def test_a_reply_says_how_long_the_next_call_is_to_wait(
+        self, status: int, headers: dict[str, str], rest: float
+    ) -> None:
+        reply, pause = await Scripted([httpx2.Response(status, headers=headers)]).send(POST)
+        assert reply.rest == pytest.approx(rest)
+        assert pause == 0
+
+    @pytest.mark.parametrize("endless", ["86400", "9e999", "1e300"])
+    async def test_a_pause_without_end_is_obeyed_for_minutes(self, endless: str) -> None:
+        reply, _ = await Scripted([httpx2.Response(400, headers={"Retry-After": endless})]).send(POST)
+        assert reply.rest <= 600
+
+    @pytest.mark.parametrize(
+        ("headers", "content", "status"),
+        [
+            ({"Content-Length": "11"}, b"hello world", 200),
+            ({"Content-Length": "12"}, b"hello world", 0),
+            ({"Content-Length": "12", "Content-Encoding": "identity"}, b"hello world", 200),
+            ({}, b"hello world", 200),
+            ({"Content-Length": "many"}, b"hello world", 200),
+            ({"Content-Length": "3"}, b"", 0),
+            ({"Content-Length": "0"}, b"", 200),
+        ],
+    )
+    async def test_a_download_that_is_shorter_than_was_announced_is_no_reply(
+        self, headers: dict[str, str], content: bytes, status: int
+    ) -> None:
+        answers = [httpx2.Response(200, headers=headers, stream=Content(content)) for _ in range(6)]
+        scripted = Scripted(answers)
+        received = bytearray()
+
+        async def receive(chunk: bytes) -> None:
+            received.extend(chunk)
+
+        reply = await scripted.wire.send(Call("GET", "/files/file-1/content", True), receive)
+        await scripted.wire.aclose()
+        assert reply.status == status
+        assert bytes(received) == content
+        assert scripted.tries == (6 if not status and not content else 1)
+
+    async def test_a_call_may_have_a_patience_of_its_own(self) -> None:
+        for call, patience in ((POST, 120.0), (Call("POST", "/chat/completions", False, patience=900.0), 900.0)):
+            scripted = Scripted([httpx2.Response(200)])
+            await scripted.send(call)
+            assert scripted.script.requests[0].extensions["timeout"]["read"] == patience
 
     async def test_a_read_follows_redirects_on_its_own_host(self) -> None:
         scripted = Scripted([httpx2.Response(307, headers={"Location": "/v1/there"}), httpx2.Response(200, text="hi")])

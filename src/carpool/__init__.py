@@ -1,9 +1,10 @@
 """Await single LLM calls; they ride together through the provider's Batch API at half the price."""
 
 from .batched import batched, pool_of
-from .config import Timing
+from .config import Retry, Timing
 from .errors import (
     AuthenticationFailed,
+    BudgetExceeded,
     CarpoolError,
     ConfigurationError,
     JournalError,
@@ -16,17 +17,20 @@ from .errors import (
     ResultMissing,
     Unbatchable,
 )
-from .models import Request, Response, Usage
+from .models import Notice, Request, Response, Usage
 from .options import options
-from .pool import Pool, Stats
+from .pool import Pool
+from .stats import Stats
 from .transports import error_of
 
 __all__ = [
     "AuthenticationFailed",
+    "BudgetExceeded",
     "CarpoolError",
     "ConfigurationError",
     "JournalError",
     "LimitExceeded",
+    "Notice",
     "Pool",
     "PoolClosed",
     "Request",
@@ -36,6 +40,7 @@ __all__ = [
     "RequestRejected",
     "Response",
     "ResultMissing",
+    "Retry",
     "Stats",
     "Timing",
     "Unbatchable",

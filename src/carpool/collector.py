@@ -4,6 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -11,52 +12,73 @@ import anyio
 from .answers import Answers
 from .background import Background
 from .callers import Callers
-from .config import Mode
-from .engine.commands import Anew, Cancel, Command, Count, Delete, Discard, Fail, Record, Settle
+from .engine.commands import (
+    Anew,
+    Bill,
+    Cancel,
+    Collect,
+    Command,
+    Count,
+    Delete,
+    Discard,
+    Fail,
+    Record,
+    SendLive,
+    Settle,
+    Tell,
+)
+from .engine.endings import ON_PURPOSE
 from .engine.engine import Engine
 from .engine.events import (
     Abandoned,
     Accepted,
     Answered,
     Asked,
+    Barred,
+    Closing,
     Done,
+    Escalate,
     Event,
     Flush,
     Leave,
     Limited,
     Packed,
     Recovered,
+    Revoked,
+    Settled,
     Tick,
 )
 from .engine.lane import LaneStats
-from .errors import CarpoolError, JournalError, PoolClosed
+from .errors import CarpoolError, JournalError, PoolClosed, RequestCancelled
+from .escalation import Escalation
 from .intake import Intake
 from .journal import RECORDED, Journal, Stamped
-from .limits import Limits
 from .live import Live
-from .models import Queue
+from .models import Failure, Notice, Queue
 from .naming import client_key
-from .outcomes import error_of_failure, error_of_row, response_of
 from .perform import Performer
 from .providers import Provider
 from .recorder import DEPENDENT, Recorder, implied
-from .resume import Deferred, Resumption, Reuse
+from .resume import Deferred, Resumption
+from .settings import Settings
+from .settling import Settling
 from .small import SmallBatches
+from .spending import Budget, Spending, dollars
 from .spool import Spool
-from .tokens import Counter
 from .waiter import Waiter
 from .wire import Wire
 
 log = logging.getLogger("carpool")
 
+_LIVE_AT_ONCE = 20  # less than the wire's connections: batches go on meanwhile
 _FAREWELL = 5.0  # seconds that leaving by an exception may take
 
 
 class Collector:
     """Hold the callers that wait, and the background in which their calls travel.
 
-    `pool` prefixes the custom_ids. Every `adopt_every` seconds it is looked whether processes have died that share the
-    journal. In the mode "live" nothing is collected: each call is sent at once. All methods belong to one event loop.
+    `pool` prefixes the custom_ids. In the mode "live" nothing is collected: each call is sent at once. All methods
+    belong to one event loop.
     """
 
     def __init__(
@@ -67,55 +89,97 @@ class Collector:
         wire: Wire,
         spool: Spool,
         new_waiter: Callable[[], Waiter],
-        limits: Limits,
-        counter: Counter,
         journal: Journal | None,
-        *,
-        reuse: Reuse,
-        linger: float,
-        adopt_every: float,
-        keep_remote_files: bool,
-        mode: Mode,
+        settings: Settings,
     ) -> None:
         self._pool = pool
-        self._adopt_every = adopt_every
+        self._settings = settings
         self._engine = engine
-        self._provider = provider
-        self._wire = wire
         self._spool = spool
-        self._limits = limits
+        self._wire = wire
         self._queues: set[Queue] = set()
         self._background = Background()
-        self.callers = Callers(self._background.changed)
+        self.spending = Spending(settings.prices)
+        limit = settings.budget
+        self._budget = None if limit is None else Budget(limit, self.spending, settings.prices)
+        self.callers = Callers(self._background.changed, self._budget)
         self._epoch = time.time() - anyio.current_time()
         self._stir = anyio.Event()
-        live = Live(provider, wire, self.callers, self._background.start, everything=mode == "live")
+        at_once = anyio.CapacityLimiter(_LIVE_AT_ONCE)
+        self._live = Live(
+            provider,
+            wire,
+            self.callers,
+            self._background.start,
+            self.spending,
+            self._look_at_budget,
+            at_once,
+            everything=settings.mode == "live",
+        )
         numbered = 0 if journal is None else journal.numbered
         self.intake = Intake(
-            provider, new_waiter, self.callers, spool, limits, live, numbered, self._now, lambda: self._stir.set()
+            provider,
+            new_waiter,
+            self.callers,
+            spool,
+            settings.limits,
+            self._live,
+            numbered,
+            self._now,
+            lambda: self._stir.set(),
+            settings.escalate,
         )
-        self._small = SmallBatches(linger)
+        self._small = SmallBatches(settings.timing.linger)
         self._journal = journal
         self._recorder = None if journal is None else Recorder(journal, spool.secure, self)
         self._answers = Answers()
-        self._resumption = (
+        self._resumption = self.intake.resumption = (
             None
             if journal is None
             else Resumption(
-                journal, spool, provider, self._answers, self.callers, self.intake.accept_anew, self.feed, reuse
+                journal,
+                spool,
+                provider,
+                self._answers,
+                self.callers,
+                self.intake.accept_unknown,
+                self.feed,
+                engine.running,
+                settings.reuse,
             )
         )
-        self.intake.resumption = self._resumption
+        self._settling = Settling(
+            pool,
+            self.callers,
+            self._answers,
+            self._resumption,
+            self.spending,
+            provider.usage,
+            flexible=settings.escalate == "flex",
+        )
         self._performer = Performer(
             provider,
             wire,
             spool,
-            counter,
+            settings.counter,
             self.feed,
             self._lose,
-            keep_remote_files=keep_remote_files,
-            paid=mode == "batch",
+            keep_remote_files=settings.keep_remote_files,
+            paid=settings.mode == "batch",
         )
+        self._escalation = Escalation(
+            pool,
+            settings.escalate or "live",
+            provider,
+            partial(wire.send, heed=True),
+            spool,
+            self.feed,
+            self.intake.is_awaited,
+            self._lose,
+            lambda: self.callers.are_out_of_money,
+            at_once,
+        )
+        self._barred = False
         self._flushes = 0
         self._writing = False
 
@@ -147,9 +211,7 @@ class Collector:
             self.intake.awaited(event.rows)
         while events:
             event = events.popleft()
-            if isinstance(event, Done):
-                facts += self._answers.take(event.batch_id)
-            facts.append(event)
+            facts += [*self._what_came(event), event]
             for command in self._engine.handle(event, now):
                 if isinstance(command, Record):
                     events.append(command.fact)
@@ -166,6 +228,16 @@ class Collector:
         else:
             self._recorder.submit([(now, fact) for fact in facts if isinstance(fact, RECORDED)], dependent)
         self._stir.set()
+
+    def _what_came(self, event: Event) -> list[Settled]:
+        """Give what came of a batch that is over, to be recorded before that."""
+        if isinstance(event, Settled) and event.batch_id is None:
+            self.callers.release(event.rows)
+        if not isinstance(event, Done):
+            return []
+        if doubt := self._settling.over(event.batch_id):
+            log.warning(doubt)
+        return self._answers.take(event.batch_id)
 
     def _look_at_size(self, event: Event, now: float) -> str | None:
         match event:
@@ -186,7 +258,15 @@ class Collector:
             case Settle():
                 self._settle(command)
             case Fail():
-                self._fail(command)
+                self._settling.fail(command)
+                self._background.changed()
+            case Bill():
+                self._settling.bill(command.batch_id, command.lane, command.rows)
+                self._look_at_budget()
+            case Tell():
+                self._tell(command.notice)
+            case SendLive():
+                self._background.start(self._escalation.send, command)
             case Anew() if self._resumption is not None:
                 self._resumption.anew(command.numbers)
             case Cancel() | Delete() | Discard():
@@ -194,7 +274,31 @@ class Collector:
             case Count():
                 self._background.start(self._performer.count, command)
             case _:
+                if isinstance(command, Collect):
+                    self._settling.state(command.status.id, command.status.input_tokens)
                 self._background.start(self._performer.step, command)
+
+    def _settle(self, command: Settle) -> None:
+        self._settling.settle(command)
+        if not command.batch_id:  # no batch will be over by which its answers were recorded
+            for settled in self._answers.take(""):
+                self.feed(settled)
+        self._background.changed()
+        self._look_at_budget()
+
+    def _look_at_budget(self) -> None:
+        if self._budget is not None and self.callers.are_out_of_money and not self._barred:
+            self._barred = True
+            message = f"The budget of {dollars(self._budget.limit)} is spent. Raise it to go on."
+            self.feed(Barred(Failure("budget", message)))
+
+    def _tell(self, notice: Notice) -> None:
+        log.warning(notice.message)
+        if self._settings.on_event is not None:
+            try:
+                self._settings.on_event(notice)
+            except Exception:  # the user's own: it must not end the pool
+                log.exception("on_event failed")
 
     def _take_in(self) -> None:
         """Tell the engine of the calls that came and of the callers that went."""
@@ -214,11 +318,12 @@ class Collector:
         if queue in self._queues:
             return []
         self._queues.add(queue)
-        return [Limited(queue, tokens, source) for tokens, source in self._limits.of(queue)]
+        return [Limited(queue, tokens, source) for tokens, source in self._settings.limits.of(queue)]
 
     async def _look_up(self, calls: list[Deferred], flushes: int) -> None:
         assert self._resumption is not None  # noqa: S101 - it deferred them
         await self._resumption.look_up(calls)
+        self.intake.sought.difference_update(call.number for call in calls)
         self._take_in()
         if self._flushes > flushes:  # one came meanwhile, which is meant for these calls too
             self.feed(Flush())
@@ -229,31 +334,18 @@ class Collector:
         self._flushes += 1
         self.feed(Flush())
 
-    # --- settling
-
-    def _settle(self, command: Settle) -> None:
-        numbers = command.numbers if self._resumption is None else self._resumption.numbers(command.numbers)
-        delivered = []
-        missed = []  # rows whose callers are going just now
-        for row_number, number, row in zip(command.numbers, numbers, command.rows, strict=True):
-            awaited = number in self.callers
-            if row.ok:
-                delivered.append(self.callers.give(number, response_of(row, command.batch_id)))
-            else:
-                delivered.append(self.callers.refuse(number, error_of_row(row, command.batch_id)))
-            if awaited and not delivered[-1]:
-                missed.append(row_number)
-        if missed and self._resumption is not None:
-            self._resumption.miss(missed)
-        self._answers.add(command, delivered)
-        self._background.changed()
-
-    def _fail(self, command: Fail) -> None:
-        rows = list(command.numbers)
-        numbers = rows if self._resumption is None else self._resumption.numbers(rows)
-        for number, row in zip(numbers, rows, strict=True):
-            self.callers.refuse(number, error_of_failure(command.failure, f"{self._pool}-{row}", command.batch_id))
-        self._background.changed()
+    def cancel(self, batch_ids: frozenset[str] | None) -> frozenset[str]:
+        """Cancel batches on purpose, or all there is, and all that waits; gives the ids of which there is no batch."""
+        self._take_in()
+        unknown = frozenset() if batch_ids is None else batch_ids - self._engine.remote_ids()
+        if not unknown:
+            self.feed(Revoked(batch_ids))
+        if batch_ids is None:
+            self._live.cancel()
+            for number in self.intake.sought & self.callers.numbers():
+                if self._resumption is None or not self._resumption.awaits_earlier(number):
+                    self.callers.refuse(number, RequestCancelled(ON_PURPOSE.message))
+        return unknown
 
     # --- the journal
 
@@ -274,7 +366,7 @@ class Collector:
     async def _adopt(self, recorder: Recorder) -> None:
         """Look from time to time for processes that have died since."""
         while recorder.broken is None:
-            await anyio.sleep(self._adopt_every)
+            await anyio.sleep(self._settings.timing.poll_max)
             try:
                 await self.recover()
             except JournalError as exc:
@@ -351,8 +443,16 @@ class Collector:
             pause = min(self._engine.deadline(), self.intake.deadline) - self._now()
             with anyio.move_on_after(max(0.0, pause)):
                 await self._stir.wait()
+            self._hurry()
             self.intake.expire()
             self.feed(Tick())
+
+    def _hurry(self) -> None:
+        """Send live what has no time to wait for its batch."""
+        hurried = self.intake.take_hurried()
+        if hurried:
+            self._take_in()
+            self.feed(Escalate(hurried))
 
     async def _write(self) -> None:
         try:
@@ -375,6 +475,7 @@ class Collector:
         """
         self.callers.refusal = PoolClosed("The pool is closed. Open a new one for more requests.")
         self.flush()
+        self.feed(Closing())
         await self._background.until(lambda: not self.callers and not self._background.busy)
         self._take_in()
         self._performer.leaving = True

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from .errors import ConfigurationError
 
 Mode: TypeAlias = Literal["batch", "live", "emulate"]
+Escalate: TypeAlias = Literal["live", "flex"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +16,8 @@ class Timing:
 
     A lane's batch is packed when no call has come for `linger`, or `max_linger` after the first. A batch is checked
     every `poll_fraction` of its age, between `poll_min` and `poll_max`. After a lost reply to a creation the listings
-    are searched for `lookup` before it is repeated.
+    are searched for `lookup` before it is repeated. Without a journal, a batch that nobody has awaited for `abandon` is
+    cancelled.
     """
 
     linger: float = 1.0
@@ -24,6 +26,7 @@ class Timing:
     poll_max: float = 60.0
     poll_fraction: float = 0.05
     lookup: float = 10.0
+    abandon: float = 10.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -34,3 +37,35 @@ class Timing:
             raise ConfigurationError("Timing.linger must not be longer than Timing.max_linger")
         if not 0 < self.poll_min <= self.poll_max:
             raise ConfigurationError("Timing.poll_min must be above 0 and not longer than Timing.poll_max")
+
+
+DEFAULT_TIMING = Timing()
+
+
+class Canary(NamedTuple):
+    """Let the first `requests` of a lane go alone; the others follow unless more than a `share` of these is refused."""
+
+    requests: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Set how often a request may fail before that is final.
+
+    One whose row fails by the provider's fault (408, 429, 5xx, no answer in time, no row at all), or whose batch does,
+    is sent until that has happened `max_attempts` times; one whose completion window ends first, until that has
+    happened `max_expiries` times. Refusals for lack of room count as nothing; what is refused for good is sent once.
+    """
+
+    max_attempts: int = 3
+    max_expiries: int = 5
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigurationError(f"Retry.{field.name} must be a whole number, 1 or more; got {value!r}")
+
+
+DEFAULT_RETRY = Retry()

@@ -1,10 +1,27 @@
-"""Until when calls may wait."""
+"""Until when calls may wait, and from when on they are sent live."""
 
 import heapq
 import math
 from collections.abc import Callable
 
+from .config import Escalate
+
 _FEW = 1_000
+# How much of a timeout is kept for the live call, and how many seconds at most: most answers take some, those of the
+# flex tier minutes (contracts A8).
+_MARGINS: dict[Escalate, tuple[float, float]] = {"live": (0.25, 120.0), "flex": (0.5, 900.0)}
+_FLEXIBLE = frozenset({"/v1/chat/completions", "/v1/responses"})
+
+
+def margin(timeout: float, tier: Escalate) -> float:
+    """Give how many seconds before its timeout is over a call is sent live."""
+    share, most = _MARGINS[tier]
+    return min(share * timeout, most)
+
+
+def may_escalate(endpoint: str, tier: Escalate) -> bool:
+    """Tell whether an endpoint has the tier (contracts A8)."""
+    return tier == "live" or endpoint in _FLEXIBLE
 
 
 class Deadlines:

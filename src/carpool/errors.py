@@ -8,13 +8,17 @@ CarpoolError
 │   └── ResultMissing        its batch ended and no file mentions it
 ├── Unbatchable              this request cannot travel in a batch; nothing was sent
 ├── LimitExceeded            one request is larger than a whole file or the whole queue limit
+├── BudgetExceeded           what may be spent is spent
 ├── AuthenticationFailed     the provider refused the key
 ├── PoolClosed               the pool ended before the answer came, or was not open yet
 ├── JournalError             the disk refused
 └── ConfigurationError       a setting is wrong
 """
 
+from collections.abc import Sequence
 from typing import Any
+
+from .models import Attempt
 
 
 class CarpoolError(Exception):
@@ -25,7 +29,8 @@ class RequestFailed(CarpoolError):
     """Say that one request was accepted and could not be answered.
 
     `status_code` is the row's HTTP status, None where the provider gave none; `code` and `message` are the
-    provider's own, `body` its whole reply, b"" without one; `batch_id` is None when no batch was created.
+    provider's own, `body` its whole reply, b"" without one; `batch_id` is None when no batch was created. `attempts`
+    tells of each time that it failed, the last one included; it is empty where nothing was sent.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class RequestFailed(CarpoolError):
         batch_id: str | None = None,
         request_id: str | None = None,
         body: bytes = b"",
+        attempts: Sequence[Attempt] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -47,6 +53,7 @@ class RequestFailed(CarpoolError):
         self.batch_id = batch_id
         self.request_id = request_id
         self.body = body
+        self.attempts = tuple(attempts)
 
     def __str__(self) -> str:
         known: dict[str, Any] = {
@@ -54,6 +61,7 @@ class RequestFailed(CarpoolError):
             "code": self.code,
             "request": self.custom_id,
             "batch": self.batch_id,
+            "attempt": len(self.attempts) if len(self.attempts) > 1 else None,
         }
         where = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
         return f"{self.message} ({where})" if where else self.message
@@ -91,6 +99,10 @@ class Unbatchable(CarpoolError):
 
 class LimitExceeded(CarpoolError):
     """Say that a single request is larger than a whole input file or the whole queue limit."""
+
+
+class BudgetExceeded(CarpoolError):
+    """Say that the pool's budget is spent, or that its account may spend no more."""
 
 
 class AuthenticationFailed(CarpoolError):

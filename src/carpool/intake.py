@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection, Iterable
 
 from .callers import Callers
-from .deadlines import Deadlines
+from .config import Escalate
+from .deadlines import Deadlines, margin, may_escalate
 from .errors import RequestExpired
 from .limits import LONG, Limits
 from .live import Live
@@ -17,6 +18,9 @@ from .waiter import Settled, Waiter
 _TIMED_OUT = (
     "The call's timeout ended before its answer came. If it was packed into a batch, it runs on, and is billed."
 )
+
+
+_SOON = 1.0  # seconds, in which a call is found in the journal, or not
 
 
 class Intake:
@@ -37,6 +41,7 @@ class Intake:
         numbered: int,
         now: Callable[[], float],
         stir: Callable[[], None],
+        escalate: Escalate | None,
     ) -> None:
         self._provider = provider
         self._new_waiter = new_waiter
@@ -47,7 +52,11 @@ class Intake:
         self._now = now
         self._stir = stir
         self._deadlines = Deadlines(callers.__contains__)
+        self._escalate = escalate
+        self._bounded = callers.are_bounded
+        self._near = Deadlines(callers.__contains__)  # from when on there is no time to wait for a batch
         self.resumption: Resumption | None = None
+        self.sought: set[int] = set()  # calls that are being looked for
         self.accepted = 0
         self._newest = numbered  # number of the row that joined last
         self._given = numbered  # number that was given last, to a call or to a row
@@ -71,20 +80,29 @@ class Intake:
     def join(self, call: Encoded, options: Options, waiter: Settled) -> int:
         """Let a call join its lane, to be settled by `waiter`; gives its number."""
         self._callers.admit()
+        live = options.live or self._live.everything
+        number = self._given + 1
+        if self._bounded and (live or not self._looks):
+            self._callers.afford(number, call.model, len(call.body), live=live)
         self.accepted += 1
-        self._given += 1
-        number = self._given
-        if options.live or self._live.everything:
+        self._given = number
+        if live:
             self._live.begin(number, call)
         else:
             self._collect(number, call, options)
         self._callers.add(number, waiter, options.tags)
         if options.timeout is not None:
-            self._deadlines.set(number, self._now() + options.timeout)
+            self._set_deadline(number, call.endpoint, options.timeout, live=live)
         if not self._stirred:
             self._stirred = True
             self._stir()
         return number
+
+    def _set_deadline(self, number: int, endpoint: str, timeout: float, *, live: bool) -> None:
+        at = self._now() + timeout
+        self._deadlines.set(number, at)
+        if not live and self._escalate is not None and may_escalate(endpoint, self._escalate):
+            self._near.set(number, at - margin(timeout, self._escalate))
 
     def _collect(self, number: int, call: Encoded, options: Options) -> None:
         endpoint, model, body, inputs = call
@@ -95,7 +113,21 @@ class Intake:
             return
         digest = digest_of(endpoint, body, options.key)
         deferred = Deferred(number, endpoint, model, body, inputs, long, priority, digest)
-        self._deferred.append(deferred) if self.resumption.looks else self.accept_anew(deferred)
+        self._deferred.append(deferred) if self._looks else self.accept_anew(deferred)
+
+    @property
+    def _looks(self) -> bool:
+        """Tell whether a call may be one of an earlier time, which costs nothing."""
+        return self.resumption is not None and self.resumption.looks
+
+    def accept_unknown(self, call: Deferred) -> None:
+        """Let a call join that was looked for in vain, if there is money for it."""
+        self.sought.discard(call.number)
+        error = self._callers.cannot_afford(call.number, call.model, len(call.body))
+        if error is None:
+            self.accept_anew(call)
+        else:
+            self._callers.refuse(call.number, error)
 
     def accept_anew(self, call: Deferred) -> None:
         """Let a call join its lane that is none of an earlier time; its row is numbered behind those before it."""
@@ -126,7 +158,10 @@ class Intake:
     def _give_up(self, numbers: Collection[int]) -> None:
         gone = self._live.leave(numbers)
         if gone:
-            self._gone.update(gone if self.resumption is None else self.resumption.leave(gone))
+            rows = gone if self.resumption is None else self.resumption.leave(gone)
+            for number, row in zip(gone, rows, strict=True):
+                self._callers.rename(number, row)
+            self._gone.update(rows)
             self._stir()
 
     def take_back(self, custom_ids: Iterable[str]) -> None:
@@ -141,10 +176,22 @@ class Intake:
             self._callers.expire(number, RequestExpired(_TIMED_OUT))
         self._give_up(due)
 
+    def take_hurried(self) -> frozenset[int]:
+        """Take out the rows whose timeouts come so near that they are to be sent live; not what is being looked for."""
+        due = self._near.due(self._now())
+        for number in self.sought.intersection(due):
+            self._near.set(number, self._now() + _SOON)
+        due = [number for number in due if number not in self.sought]
+        return frozenset(due if self.resumption is None else self.resumption.rows(due))
+
+    def is_awaited(self, row: int) -> bool:
+        """Tell whether somebody waits for a row."""
+        return (row if self.resumption is None else self.resumption.number(row)) in self._callers
+
     @property
     def deadline(self) -> float:
-        """Give the time at which the next timeout is over; math.inf where there is none."""
-        return self._deadlines.next()
+        """Give the time at which the next timeout is over, or near; math.inf where there is none."""
+        return min(self._deadlines.next(), self._near.next())
 
     # --- what has gathered
 
@@ -152,6 +199,7 @@ class Intake:
         """Take out the calls that are to be looked for; what comes from now on wakes the collector again."""
         self._stirred = False
         deferred, self._deferred = self._deferred, []
+        self.sought.update(call.number for call in deferred)
         return deferred
 
     def take_gone(self) -> frozenset[int]:

@@ -83,9 +83,14 @@ def family_of(model: str) -> str | None:
     Any other suffix makes another model. A fine-tuned model (`ft:...`) has no family: that it has its base's limit is
     unverified, and a pool that knows no limit feels its way to it, where one that trusts a wrong limit does not.
     """
-    snapshot = _SNAPSHOT.fullmatch(model)
-    family = _file().aliases.get(model) or (snapshot["family"] if snapshot else model)
+    family = _file().aliases.get(model) or undated(model)
     return family if family in _families() else None
+
+
+def undated(model: str) -> str:
+    """Give the name of a model less the day of a snapshot."""
+    snapshot = _SNAPSHOT.fullmatch(model)
+    return snapshot["family"] if snapshot else model
 
 
 def table_limit(model: str, tier: str, *, long: bool = False, as_of: date | None = None) -> TableLimit | None:

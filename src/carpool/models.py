@@ -48,7 +48,10 @@ class Usage(NamedTuple):
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """Hold one answer; its body stays bytes until asked for. That to a live call is of no batch: both ids are ""."""
+    """Hold one answer; its body stays bytes until asked for.
+
+    That to a live call is of no batch: its `batch_id` is "", and so is its `custom_id` where it never was to be in one.
+    """
 
     custom_id: str
     batch_id: str
@@ -274,6 +277,31 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         return not self.code and 200 <= self.status_code < 300
 
 
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """Tell of one time that a request was sent and not answered; `batch_id` is None where no batch was created.
+
+    `status_code` is None where no HTTP reply was had; `code` and `message` are the provider's own.
+    """
+
+    batch_id: str | None
+    status_code: int | None
+    code: str | None
+    message: str
+
+
+class Notice(msgspec.Struct, frozen=True, gc=False):
+    """Tell whoever looks after a pool of something that deserves a look.
+
+    `kind` is "held" (a lane takes no calls), "late" (a batch takes far longer than others of its lane) or "strangers"
+    (files held rows that nobody sent).
+    """
+
+    kind: Literal["held", "late", "strangers"]
+    message: str
+    lane: "Lane | None" = None
+    batch_id: str | None = None
+
+
 class FileLimits(msgspec.Struct, frozen=True, gc=False):
     """Bound one input file, and the batches created in an hour."""
 
@@ -281,6 +309,9 @@ class FileLimits(msgspec.Struct, frozen=True, gc=False):
     bytes: int
     inputs: int
     creations_per_hour: int
+
+
+OUT_OF_MONEY = frozenset({"billing_hard_limit_reached", "insufficient_quota"})  # codes: the account may spend no more
 
 
 class Failure(msgspec.Struct, frozen=True, gc=False):
@@ -292,7 +323,18 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
     """
 
     kind: Literal[
-        "busy", "lost", "full", "gone", "rejected", "expired", "cancelled", "missing", "failed", "auth", "disk"
+        "busy",
+        "lost",
+        "full",
+        "gone",
+        "rejected",
+        "expired",
+        "cancelled",
+        "missing",
+        "failed",
+        "auth",
+        "disk",
+        "budget",
     ]
     message: str
     status_code: int | None = None
@@ -334,10 +376,14 @@ class Call(msgspec.Struct, frozen=True, gc=False):
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
-    """Hold what came back; `status` 0 means that no reply came, and `body` then says why."""
+    """Hold what came back; `status` 0 means that no reply came, and `body` then says why.
+
+    `rest` is how many seconds the server asks to let pass before the next call of this kind.
+    """
 
     status: int
     body: bytes
+    rest: float = 0.0
 
 
 T = TypeVar("T")

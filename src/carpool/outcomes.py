@@ -1,7 +1,10 @@
 """What a caller gets: the answer in a row, or the error that says what happened."""
 
+from collections.abc import Sequence
+
 from .errors import (
     AuthenticationFailed,
+    BudgetExceeded,
     CarpoolError,
     JournalError,
     LimitExceeded,
@@ -11,7 +14,7 @@ from .errors import (
     RequestRejected,
     ResultMissing,
 )
-from .models import Failure, Response, Row
+from .models import OUT_OF_MONEY, Attempt, Failure, Response, Row
 
 _OF_REQUESTS: dict[str, type[RequestFailed]] = {
     "rejected": RequestRejected,
@@ -23,6 +26,7 @@ _OF_SETTINGS: dict[str, type[CarpoolError]] = {
     "auth": AuthenticationFailed,
     "disk": JournalError,
     "full": LimitExceeded,
+    "budget": BudgetExceeded,
 }
 # The documented codes of rows without a response (contracts A7).
 _OF_CODES: dict[str, type[RequestFailed]] = {"batch_expired": RequestExpired, "batch_cancelled": RequestCancelled}
@@ -33,8 +37,10 @@ def response_of(row: Row, batch_id: str) -> Response:
     return Response(row.custom_id, batch_id, row.request_id, row.status_code, row.body)
 
 
-def error_of_row(row: Row, batch_id: str) -> RequestFailed:
-    """Say why a row holds no answer."""
+def error_of_row(row: Row, batch_id: str, attempts: Sequence[Attempt] = ()) -> CarpoolError:
+    """Say why a row holds no answer, and how often it was tried."""
+    if row.code in OUT_OF_MONEY:
+        return BudgetExceeded(row.message)
     kind = _OF_CODES.get(row.code)
     if kind is None:
         kind = RequestRejected if 400 <= row.status_code < 500 and row.status_code not in (408, 429) else RequestFailed
@@ -46,10 +52,13 @@ def error_of_row(row: Row, batch_id: str) -> RequestFailed:
         batch_id=batch_id or None,
         request_id=row.request_id or None,
         body=row.body if row.status_code else b"",
+        attempts=attempts,
     )
 
 
-def error_of_failure(failure: Failure, custom_id: str, batch_id: str | None) -> CarpoolError:
+def error_of_failure(
+    failure: Failure, custom_id: str, batch_id: str | None, attempts: Sequence[Attempt] = ()
+) -> CarpoolError:
     """Say why a request ended without a row."""
     other = _OF_SETTINGS.get(failure.kind)
     if other is not None:
@@ -60,4 +69,5 @@ def error_of_failure(failure: Failure, custom_id: str, batch_id: str | None) -> 
         code=failure.code,
         custom_id=custom_id,
         batch_id=batch_id,
+        attempts=attempts,
     )

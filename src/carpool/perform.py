@@ -22,7 +22,7 @@ from .engine.events import (
     Uncountable,
     Uploaded,
 )
-from .models import NO_REPLY, Call, CallFailed, Failure, Flow, Lane, Reply, Row
+from .models import NO_REPLY, Call, CallFailed, Failure, Flow, Lane, Reply, Row, Usage
 from .providers import Provider
 from .providers.jsonl import Lines
 from .spool import Spool
@@ -149,7 +149,7 @@ class Performer:
                 self.uncancelled.add(command.remote_id)
                 if await self._tidy(self._provider.cancel(command.remote_id)):
                     self.uncancelled.discard(command.remote_id)
-                    log.warning("cancelled batch %s: nobody awaits its answers", command.remote_id)
+                    log.warning("cancelled batch %s", command.remote_id)
             case Delete():
                 gone = self._keep_remote_files or await self._delete(command)
                 if gone and command.key is not None:
@@ -203,14 +203,18 @@ class Performer:
         self._feed(Checked(command.remote_ids, statuses))
 
     async def _collect(self, command: Collect) -> None:
-        bill = _Bill(self._provider.input_tokens if command.add_up else None)
+        bill = _Bill(self._provider.usage if command.add_up else None)
+        cut = False
         for call in self._provider.collect(command.status):
             async with self._downloads_at_once:
-                await self._download(command.key, call, bill)
-        self._feed(Collected(command.key, bill.rows, bill.tokens))
+                cut |= await self._download(command.key, call, bill)
+        self._feed(Collected(command.key, bill.rows, bill.tokens, cut))
 
-    async def _download(self, key: str, call: Call, bill: "_Bill") -> None:
-        """Settle the rows of a file as they come, cut on "\\n" alone; where there is a journal, save them first."""
+    async def _download(self, key: str, call: Call, bill: "_Bill") -> bool:
+        """Settle the rows of a file as they come, cut on "\\n" alone; where there is a journal, save them first.
+
+        Gives whether it ends in the middle of a line: the file goes on, or should.
+        """
         file = _File(key, self._spool.new_download() if self._spool.keeps else None)
 
         async def receive(chunk: bytes) -> None:
@@ -220,7 +224,11 @@ class Performer:
         reply = await self._wire.send(call, receive)
         if not 200 <= reply.status < 300:
             raise CallFailed(self._provider.refused(reply))
+        unread = file.unread
         await self._answer(file, file.lines.close(), bill)
+        if file.unread:
+            log.warning("%d lines in the files of batch %s are no rows; the first: %s", file.unread, key, file.why)
+        return file.unread > unread
 
     async def _save(self, file: "_File", chunk: bytes) -> None:
         if file.name is not None:
@@ -238,8 +246,7 @@ class Performer:
                 try:
                     rows.append(self._provider.parse_row(line, file.read))
                 except ValueError as exc:
-                    if line.strip():
-                        log.warning("a line in the files of batch %s is %s", file.key, exc)
+                    file.note(line, exc)
                 file.read += len(line) + 1
             self._feed(Answered(file.key, rows, file.name))
             bill.add(rows)
@@ -261,18 +268,26 @@ class _File:
         self.name = name
         self.lines = Lines()
         self.saved = self.read = 0  # bytes
+        self.unread = 0  # lines that are no rows
+        self.why = ""
+
+    def note(self, line: bytes, exc: ValueError) -> None:
+        """Note that a line is no row; an empty one is nothing."""
+        if line.strip():
+            self.unread += 1
+            self.why = self.why or str(exc)
 
 
 class _Bill:
     """Add up what rows say that they were billed, where somebody wants to know."""
 
-    def __init__(self, input_tokens: Callable[[Row], int] | None) -> None:
-        self._input_tokens = input_tokens
+    def __init__(self, usage: Callable[[Row], Usage | None] | None) -> None:
+        self._usage = usage
         self.rows = self.tokens = 0
 
     def add(self, rows: list[Row]) -> None:
         """Add rows; those that do not say are not counted."""
-        if self._input_tokens is not None:
-            billed = [tokens for tokens in map(self._input_tokens, rows) if tokens]
-            self.rows += len(billed)
+        if self._usage is not None:
+            billed = [usage.input_tokens for usage in map(self._usage, rows) if usage is not None]
+            self.rows += sum(tokens > 0 for tokens in billed)
             self.tokens += sum(billed)

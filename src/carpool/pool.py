@@ -1,34 +1,43 @@
 """The door: settings in, answers out."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 import anyio.lowlevel
-import msgspec
 
 from .account import Account, Key, check_same, find_account
-from .config import Mode, Timing
-from .engine.lane import LaneStats
+from .config import Escalate, Mode, Retry, Timing
 from .errors import CarpoolError, ConfigurationError, PoolClosed
+from .estimate import Estimate, estimate
 from .home import Away, Entry, Here, Home
 from .limits import Limits, Tier
-from .models import Body, Request, Response
+from .models import Body, Notice, Request, Response
 from .options import Options, checked_timeout, current_options, of_request
+from .prices import Prices
+from .providers.openai import OpenAI
 from .resume import Reuse
 from .sdk import read_client
 from .session import Session
 from .settings import (
     Ports,
     Settings,
+    checked_canary,
     checked_counter,
+    checked_escalate,
+    checked_hook,
     checked_mode,
     checked_retention,
+    checked_retry,
     checked_reuse,
+    checked_timing,
     checked_unfit,
 )
+from .spending import checked_budget
+from .stats import Stats, count
 from .tokens import Counter
 from .transports import (
     AsyncHttpx,
@@ -46,32 +55,8 @@ from .transports import (
 C = TypeVar("C")
 
 _BREATH = 500  # calls accepted by `gather` before others get the event loop: a few milliseconds
-_ENDS: tuple[Literal["accepted", "answered", "failed"], ...] = ("accepted", "answered", "failed")
 _NOWHERE = "wss://websockets-do-not-ride.invalid"
 _NOT_OPEN = "The pool is not open. Use `async with Pool(...) as pool:`."
-
-
-class TagStats(msgspec.Struct, frozen=True):
-    """Count the calls of one tag: accepted, answered and failed."""
-
-    accepted: int
-    answered: int
-    failed: int
-
-
-class Stats(msgspec.Struct, frozen=True):
-    """Count calls: all that were accepted, those that were answered or failed, and what is under way in each lane.
-
-    A call that was given up, by its caller or its timeout, counts when its row ends, and no longer under its tags.
-    `tags` counts calls by each of theirs.
-    """
-
-    accepted: int
-    answered: int
-    failed: int
-    batches: int
-    lanes: tuple[LaneStats, ...]
-    tags: dict[str, TagStats] = {}
 
 
 class Pool:
@@ -90,10 +75,18 @@ class Pool:
     is learned from the provider's first refusal, which costs nothing. `counter` counts prompt tokens in tiktoken's
     stead: it is given endpoint, model and body (bytes of JSON), and called in a worker thread.
 
-    `timeout` is how many seconds a call may wait for its answer, unless it says otherwise. `mode` "live" sends each
-    call at once, at full price, and "emulate" has an emulator make the answers up, for which no key is needed; None is
-    what CARPOOL_MODE says, else "batch". `unbatchable` says what becomes of a client's calls that cannot ride in a
-    batch: "refuse" them, or send them "live", at full price.
+    `timeout` is how many seconds a call may wait for its answer, unless it says otherwise. Where that comes near,
+    `escalate` "live" sends the call at once, at full price, and "flex" in the flex tier, at the price of a batch but
+    perhaps not at all; each once, beside its batch if it is in one: the answer that comes first is given, both are
+    billed. `mode` "live" sends every call so, and "emulate" has an emulator make the answers up, for which no key is
+    needed; None is what CARPOOL_MODE says, else "batch". `unbatchable` says what becomes of a client's calls that
+    cannot ride in a batch: "refuse" them, or send them "live", at full price.
+
+    `retry` says how often is sent what the provider failed to answer. Of a `canary` of so many requests, or these and a
+    share, the first of each lane go alone; if more than the share (0.1) is refused, the lane takes no others. `prices`
+    adds to the table, by model or "*": {"input": 2.5, "output": 10}, live and in USD per million tokens. When `budget`
+    USD are spent, by those prices, calls are refused with `BudgetExceeded`. `on_event` is given a `Notice` of whatever
+    deserves a look; it must not block.
 
     Use it as an async context manager, or with `start` and `aclose`. Leaving it normally submits what waits and waits
     for every caller; leaving by an exception settles them with `PoolClosed` and, unless there is a journal, cancels the
@@ -114,6 +107,12 @@ class Pool:
         reuse: Reuse = "always",
         retention: float = 30 * 86_400.0,
         timeout: float | None = None,
+        escalate: Escalate | None = None,
+        retry: Retry | None = None,
+        canary: int | tuple[int, float] | None = None,
+        prices: Mapping[str, Mapping[str, float]] | None = None,
+        budget: float | None = None,
+        on_event: Callable[[Notice], object] | None = None,
         mode: Mode | None = None,
         thread: bool = False,
         unbatchable: Unfit = "refuse",
@@ -127,7 +126,7 @@ class Pool:
         self._settings = Settings(
             account=self._account,
             limits=Limits(tier, limits),
-            timing=timing or Timing(),
+            timing=checked_timing(timing),
             counter=checked_counter(counter),
             folder=None if journal is None else Path(journal),
             reuse=checked_reuse(reuse),
@@ -135,7 +134,17 @@ class Pool:
             keep_remote_files=keep_remote_files,
             mode=mode,
             ports=_ports or Ports(),
+            retry=checked_retry(retry),
+            canary=checked_canary(canary),
+            escalate=checked_escalate(escalate),
+            prices=Prices(prices),
+            budget=checked_budget(budget),
+            on_event=checked_hook(on_event),
         )
+        if budget is not None and unbatchable == "live":
+            raise ConfigurationError(
+                'budget and unbatchable="live" exclude each other: what a client sends live is not counted.'
+            )
         self._timeout = None if timeout is None else checked_timeout(timeout)
         self._thread = thread
         self._door = Door(
@@ -146,6 +155,7 @@ class Pool:
             unfit=checked_unfit(unbatchable),
             live=mode == "live",
             emulated=mode == "emulate",
+            budgeted=budget is not None,
             timeout=self._timeout,
         )
         self._started = False
@@ -268,20 +278,34 @@ class Pool:
         home = self._open()
         home.call(home.session.collector.flush)
 
+    async def cancel(self, *batch_ids: str) -> None:
+        """Cancel batches, or all there are and all that waits; returns before they have ended.
+
+        What ran is billed, and its callers are given their answers; the rest ends with `RequestCancelled`. Raises
+        `ConfigurationError` for ids of which no batch of this pool is under way.
+        """
+        home = self._open()
+        wanted = frozenset(batch_ids) or None
+        unknown = home.call(lambda: home.session.collector.cancel(wanted))
+        if unknown:
+            raise ConfigurationError(f"No such batches are under way here: {', '.join(sorted(unknown))}.")
+
+    async def estimate(self, requests: Iterable[Request | Body], *, endpoint: str | None = None) -> Estimate:
+        """Say what requests will come to: tokens, batches and cost; nothing is sent, and the pool need not be open.
+
+        It counts in a worker thread, which takes `requests` one by one. Raises `Unbatchable` or `LimitExceeded`.
+        """
+        settings = self._settings
+        provider = OpenAI()
+        calls = (provider.encode(*_named(request, endpoint)) for request in requests)
+        run_sync = settings.ports.run_sync or partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+        result: Estimate = await run_sync(estimate, calls, settings.counter, settings.prices, provider.limits)
+        return result
+
     def stats(self) -> Stats:
         """Count what was accepted, answered and failed, and what is under way in each lane."""
         home = self._open()
-        collector = home.session.collector
-
-        def count() -> Stats:
-            callers = collector.callers
-            by_tag = callers.by_tag
-            tags = {tag: TagStats(*(by_tag[tag, end] for end in _ENDS)) for tag, _ in by_tag}
-            return Stats(
-                collector.intake.accepted, callers.answered, callers.failed, collector.batches, collector.lanes(), tags
-            )
-
-        return home.call(count)
+        return home.call(lambda: count(home.session.collector))
 
     # --- clients
 
@@ -362,11 +386,18 @@ class Pool:
         try:
             if isinstance(request, Request):
                 return self._accept(request, None)
-            if endpoint is None:
-                raise ConfigurationError("Bare bodies need endpoint=...; or pass Request objects.")
-            return self._accept(endpoint, request)
+            return self._accept(*_named(request, endpoint))
         except CarpoolError as exc:
             return exc
+
+
+def _named(request: Request | Body, endpoint: str | None) -> tuple[str, Body]:
+    """Give endpoint and body of a request, or of a bare body."""
+    if isinstance(request, Request):
+        return request.endpoint, request.body
+    if endpoint is None:
+        raise ConfigurationError("Bare bodies need endpoint=...; or pass Request objects.")
+    return endpoint, request
 
 
 async def _outcome(entry: Entry | CarpoolError) -> Response | CarpoolError:

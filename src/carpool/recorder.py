@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from .engine.commands import Cancel, Command, Create, Delete, Discard, Fail, Upload
-from .engine.events import Accepted, Discarded, Event, Failed, Settled, unanswered
+from .engine.commands import Cancel, Command, Create, Delete, Discard, Fail, SendLive, Upload
+from .engine.events import Accepted, Discarded, Event, Failed, LiveEnded, Settled, unanswered
 from .errors import JournalError
 from .journal import Journal, Stamped
 from .models import Failure
@@ -16,7 +16,7 @@ from .models import Failure
 log = logging.getLogger("carpool")
 
 # What would be wrong, or lost, if the facts before it were forgotten. Whatever else is commanded asks or settles.
-DEPENDENT = (Upload, Create, Cancel, Delete, Discard)
+DEPENDENT = (Upload, Create, Cancel, Delete, Discard, SendLive)
 
 
 def implied(command: Command) -> list[Event]:
@@ -119,3 +119,6 @@ class Recorder:
             self._host.perform(command)
         elif isinstance(command, Upload | Create):
             self._host.feed(Failed(command.keys, Failure("disk", str(self.broken))))
+        elif isinstance(command, SendLive):
+            for row in (row for run in command.runs for row in run.rows):
+                self._host.feed(LiveEnded(row, failure=Failure("disk", str(self.broken))))

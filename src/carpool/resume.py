@@ -53,6 +53,8 @@ def _digest_of(endpoint: str) -> blake2b:
 class Resumption:
     """Look calls up in the journal; `answers` are those that it does not know yet; `accept` takes what is new.
 
+    `running` says which rows are in batches that were created: they are paid for in any case.
+
     `reuse` "undelivered" gives again only what no caller ever received, "never" nothing. `looks` says whether there may
     be anything to be found.
     """
@@ -66,6 +68,7 @@ class Resumption:
         callers: Callers,
         accept: Callable[[Deferred], None],
         feed: Callable[[Event], None],
+        running: Callable[[Collection[int]], Collection[int]],
         reuse: Reuse,
     ) -> None:
         self._journal = journal
@@ -75,6 +78,7 @@ class Resumption:
         self._callers = callers
         self._accept = accept
         self._feed = feed
+        self._running = running
         self._reuse = reuse
         self.looks = False
         self._shard = shard_of(journal.numbered)
@@ -128,8 +132,21 @@ class Resumption:
         if back:
             self.begin()
 
+    def rows(self, numbers: Iterable[int]) -> list[int]:
+        """Give the rows that calls await."""
+        return [self._row_of.get(number, number) for number in numbers]
+
+    def awaits_earlier(self, number: int) -> bool:
+        """Tell whether a call awaits a row of an earlier time."""
+        return number in self._row_of
+
+    def number(self, row: int) -> int:
+        """Give the call that awaits a row."""
+        return self._number_of.get(row, row)
+
     def attach(self, number: int, row: int) -> None:
         """Let a call await a row of another number."""
+        self._callers.release((row,))  # what it may cost is reserved for the call from now on
         self._row_of[number] = row
         self._number_of[row] = number
 
@@ -192,6 +209,7 @@ class Resumption:
                 answered.append((call.number, *chosen))  # type: ignore[arg-type]
             else:
                 asked[chosen.row] = call
+        self._afford(asked)
         missing = self._ask(asked)
         in_hand = self._answers.find(missing)
         answered += [(asked[row].number, row, place) for row, place in in_hand.items()]
@@ -200,6 +218,16 @@ class Resumption:
             self._doubt(row)
         await self._give(answered, in_hand.keys())
         return again
+
+    def _afford(self, asked: dict[int, Deferred]) -> None:
+        """Refuse calls for which there is no money, but for those whose rows run already."""
+        running = self._running(asked.keys())
+        for row, call in [*asked.items()]:
+            error = None if row in running else self._callers.cannot_afford(call.number, call.model, len(call.body))
+            if error is not None:
+                del asked[row]
+                self._put_back(row)
+                self._callers.refuse(call.number, error)
 
     def _ask(self, asked: dict[int, Deferred]) -> set[int]:
         """Let calls await rows that are under way; gives those that are not."""

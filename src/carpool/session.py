@@ -126,22 +126,16 @@ async def _collector(settings: Settings, account: Account, runtime: Runtime) -> 
     pool = token_hex(6) if journal is None else journal.pool
     numbered = 0 if journal is None else journal.numbered
     spool = Spool(lambda lane: provider.frame(pool, lane.endpoint), run_sync, _folder(settings), numbered)
-    collector = Collector(
+    engine = Engine(
         pool,
-        Engine(pool, settings.timing, provider.limits, numbered),
-        provider,
-        wire,
-        spool,
-        runtime.new_waiter,
-        settings.limits,
-        settings.counter,
-        journal,
-        reuse=settings.reuse,
-        linger=settings.timing.linger,
-        adopt_every=settings.timing.poll_max,
-        keep_remote_files=settings.keep_remote_files,
-        mode=settings.mode,
+        settings.timing,
+        provider.limits,
+        numbered,
+        retry=settings.retry,
+        canary=settings.canary,
+        keeps=journal is not None,
     )
+    collector = Collector(pool, engine, provider, wire, spool, runtime.new_waiter, journal, settings)
     try:
         if journal is not None:
             await recover(collector, journal, provider, wire)

@@ -1,21 +1,26 @@
 """A pool's settings, checked once: each of the functions raises `ConfigurationError` for what makes no sense."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, get_args
 
+from . import config
 from .account import Account
-from .config import Mode, Timing
+from .config import DEFAULT_RETRY, Canary, Escalate, Mode, Retry, Timing
 from .errors import ConfigurationError
 from .journal import Journal
 from .limits import Limits, Tier
+from .models import Notice
 from .ports import RunSync
+from .prices import Prices
 from .resume import Reuse
 from .tokens import Counter, Tiktoken
 from .transports import Unfit
 from .wire import Transport
+
+_SHARE = 0.1  # of a canary that may be refused
 
 
 class Ports(NamedTuple):
@@ -39,6 +44,12 @@ class Settings(NamedTuple):
     keep_remote_files: bool
     mode: Mode
     ports: Ports
+    retry: Retry
+    canary: Canary | None
+    escalate: Escalate | None
+    prices: Prices
+    budget: float | None
+    on_event: Callable[[Notice], object] | None
 
 
 def checked_mode(mode: Mode | None) -> Mode:
@@ -61,10 +72,58 @@ class PoolSettings(TypedDict, total=False):
     reuse: Reuse
     retention: float
     timeout: float | None
+    escalate: Escalate | None
+    retry: Retry | None
+    canary: int | tuple[int, float] | None
+    prices: Mapping[str, Mapping[str, float]] | None
+    budget: float | None
+    on_event: Callable[[Notice], object] | None
     mode: Mode | None
     thread: bool
     unbatchable: Unfit
     keep_remote_files: bool
+
+
+def checked_escalate(escalate: Any) -> Escalate | None:
+    """Give how calls are sent whose timeouts come near."""
+    if escalate not in (None, *get_args(Escalate)):
+        raise ConfigurationError(f'escalate must be None, "live" or "flex"; got {escalate!r}.')
+    return escalate  # type: ignore[no-any-return]
+
+
+def checked_canary(canary: Any) -> Canary | None:
+    """Give what goes first: so many requests, or these and the share of them that may be refused."""
+    if canary is None:
+        return None
+    requests, share = canary if isinstance(canary, tuple) and len(canary) == 2 else (canary, _SHARE)
+    is_count = isinstance(requests, int) and not isinstance(requests, bool) and requests > 0
+    if not is_count or not isinstance(share, int | float) or not 0 <= share < 1:
+        raise ConfigurationError(
+            f"canary must be a number of requests, or a pair of it and the share that may be refused, such as "
+            f"(20, 0.1); got {canary!r}."
+        )
+    return Canary(requests, share)
+
+
+def checked_timing(timing: Any) -> Timing:
+    """Give how long to wait for what."""
+    if timing is not None and not isinstance(timing, Timing):
+        raise ConfigurationError(f"timing must be a carpool.Timing; got {timing!r}.")
+    return timing or config.DEFAULT_TIMING
+
+
+def checked_retry(retry: Any) -> Retry:
+    """Give how often requests are sent."""
+    if retry is not None and not isinstance(retry, Retry):
+        raise ConfigurationError(f"retry must be a carpool.Retry; got {retry!r}.")
+    return retry or DEFAULT_RETRY
+
+
+def checked_hook(on_event: Any) -> Callable[[Notice], object] | None:
+    """Give what hears of events."""
+    if on_event is not None and not _is_plain(on_event):
+        raise ConfigurationError(f"on_event must be a plain function that takes a Notice; got {on_event!r}.")
+    return on_event  # type: ignore[no-any-return]
 
 
 def checked_unfit(unbatchable: Any) -> Unfit:
@@ -92,6 +151,11 @@ def checked_counter(counter: Any) -> Counter:
     """Give what counts tokens."""
     if counter is None:
         return Tiktoken()
-    if not callable(counter) or any(map(iscoroutinefunction, (counter, type(counter).__call__))):
+    if not _is_plain(counter):
         raise ConfigurationError("counter must be a plain function (endpoint, model, body) that gives a number.")
     return counter  # type: ignore[no-any-return]  # what it gives is checked when it is called
+
+
+def _is_plain(function: Any) -> bool:
+    """Tell whether something can be called, and gives no coroutine."""
+    return callable(function) and not any(map(iscoroutinefunction, (function, type(function).__call__)))

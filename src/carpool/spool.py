@@ -215,6 +215,11 @@ class Spool:
         counted: tuple[Run, ...] = await self._run_sync(self._measure, self._frame(lane), runs, measure)
         return counted
 
+    async def bodies(self, lane: Lane, run: Run) -> list[bytes]:
+        """Read the bodies of a run, which must have been written."""
+        bodies: list[bytes] = await self._run_sync(lambda: list(self._bodies(self._frame(lane), run)))
+        return bodies
+
     def new_download(self) -> str:
         """Name a file for what is downloaded next; none is written twice."""
         self._downloads += 1

@@ -5,6 +5,7 @@ for the engine to judge. The key is known to this room alone and appears in noth
 """
 
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -35,6 +36,9 @@ _REDIRECTS = 5
 # A file may take minutes to upload, but not minutes between two of its bytes.
 _TIMEOUT = httpx2.Timeout(60.0, connect=20.0, read=120.0, pool=None)
 _LIMITS = httpx2.Limits(max_connections=40, max_keepalive_connections=10)
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SPAN = re.compile(f"(?:{_PART.pattern})+")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
 
@@ -77,17 +81,19 @@ class Wire:
         """Close all connections."""
         await self._client.aclose()
 
-    async def send(self, call: Call, receive: Receive | None = None) -> Reply:
+    async def send(self, call: Call, receive: Receive | None = None, *, heed: bool = False) -> Reply:
         """Exchange a call for its reply; status 0 when none came, or not to its end.
 
-        With `receive` the body of a 2xx reply goes there in chunks; once one has come, the call is not repeated.
-        Raises `CallFailed` when there is no usable key.
+        With `receive` the body of a 2xx reply goes there in chunks; once one has come, the call is not repeated. With
+        `heed` a refusal for now comes back at once: how long to wait is the caller's to judge. Raises `CallFailed` when
+        there is no usable key.
         """
         attempt = 1
         while True:
             exchange = _Exchange(call, receive)
             await self._try(exchange)
-            if attempt == _TRIES or not exchange.may_repeat or self._final(call, exchange.reply):
+            over = attempt == _TRIES or (heed and exchange.reply.status > 0)
+            if over or not exchange.may_repeat or self._final(call, exchange.reply):
                 return exchange.reply
             await anyio.sleep(exchange.pause(attempt))
             attempt += 1
@@ -175,12 +181,7 @@ class _Exchange:
         """Read a response."""
         body = b""
         if self._receive is not None and response.is_success:
-            async with aclosing(response.aiter_bytes(CHUNK)) as chunks:
-                async for chunk in chunks:
-                    self._received = True
-                    # A loop that is left by cancellation would leave the response's generators half run.
-                    with anyio.CancelScope(shield=True):
-                        await self._receive(chunk)
+            await self._pass_on(response, self._receive)
         elif response.has_redirect_location:
             body = b"a redirect, which is followed for reads on the same host only"
         else:
@@ -189,8 +190,22 @@ class _Exchange:
             # Some servers quote the key they refuse, and refusals are quoted in errors and logs.
             _, _, key = response.request.headers["Authorization"].partition(" ")
             body = body.replace(key.encode(), b"***")
-        self.reply = Reply(response.status_code, body)
         self._asked = _asked_pause(response.headers)
+        self.reply = Reply(response.status_code, body, min(self._asked or _asked_rest(response.headers), _ASKED_MAX))
+
+    async def _pass_on(self, response: httpx2.Response, receive: Receive) -> None:
+        """Hand a body on in chunks; one that is shorter than was announced is no reply (traps 11)."""
+        size = 0
+        async with aclosing(response.aiter_bytes(CHUNK)) as chunks:
+            async for chunk in chunks:
+                self._received = True
+                size += len(chunk)
+                # A loop that is left by cancellation would leave the response's generators half run.
+                with anyio.CancelScope(shield=True):
+                    await receive(chunk)
+        announced = response.headers.get("content-length", "")
+        if announced.isdecimal() and "content-encoding" not in response.headers and size < int(announced):
+            raise httpx2.RemoteProtocolError(f"the body ended after {size:,} of {int(announced):,} bytes")
 
     def fail(self, exc: Exception, *, sent: bool) -> None:
         """Note that no reply came, or none to its end; the message names no header, so no key."""
@@ -209,6 +224,23 @@ def _asked_pause(headers: httpx2.Headers) -> float | None:
         return max(0.0, float(after) if after[:1].isdigit() else parsedate_to_datetime(after).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None
+
+
+def _asked_rest(headers: httpx2.Headers) -> float:
+    """Read for how long nothing more is allowed, in seconds: what remains of requests or tokens is none."""
+    rests = [
+        _seconds(headers.get(f"x-ratelimit-reset-{what}", ""))
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}") == "0"
+    ]
+    return max(rests, default=0.0)
+
+
+def _seconds(span: str) -> float:
+    """Read a span such as "1s", "6m0s" or "20ms"; 0 for what is none."""
+    if not _SPAN.fullmatch(span):
+        return 0.0
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(span))
 
 
 def _same_host(one: httpx2.URL, other: httpx2.URL) -> bool:

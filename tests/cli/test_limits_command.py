@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from typer.testing import CliRunner, Result
 
-from carpool.cli import listing
+from carpool.cli import remote
 from carpool.cli.app import app
 from carpool.models import Reply
 from carpool.testing import Emulator, Faults, Pace
@@ -243,7 +243,7 @@ def test_batches_that_are_validated_name_no_model() -> None:
 
 
 def test_more_batches_than_are_read_are_told_of(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_PAGES", 1)
+    monkeypatch.setattr(remote, "_PAGES", 1)
     with Emulator(pace=Pace(validating=600)) as emulator, Account(emulator.url).http as http:
         for _ in range(101):
             http.post("/batches", json={"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"})
@@ -283,7 +283,7 @@ def test_no_server_is_one_sentence() -> None:
 
 
 def test_a_server_that_is_silent_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_PATIENCE", 0.1)
+    monkeypatch.setattr(remote, "_PATIENCE", 0.1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -297,7 +297,7 @@ def test_a_server_without_a_listing_is_one_sentence(url: str) -> None:
     server = url.split("/")[2]
     result = run("--base-url", url.replace("/v1", "/v2"))
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"carpool: {server} gives no list of batches (HTTP 404): ")
+    assert result.stderr.startswith(f"carpool: {server} refuses (HTTP 404): ")
     assert result.stderr.count("\n") == 1
 
 
@@ -327,9 +327,9 @@ def test_a_wrong_option_is_told(options: list[str], sentence: str) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "sentence"),
     [
-        (403, b'{"error":{"message":"Missing scopes: api.batch.read"}}', "does not let this key list batches: Missing"),
-        (400, b"a\x1b[31m\r\nb", r"gives no list of batches (HTTP 400): a?[31m b"),
-        (200, b"<html>", "gives no list of batches (HTTP 200): a reply that is no JSON object: <html>"),
+        (403, b'{"error":{"message":"Missing scopes: api.batch.read"}}', "does not let this key do that: Missing"),
+        (400, b"a\x1b[31m\r\nb", r"refuses (HTTP 400): a?[31m b"),
+        (200, b"<html>", "refuses (HTTP 200): a reply that is no JSON object: <html>"),
     ],
 )
 def test_what_a_server_says_is_one_line_and_no_command(

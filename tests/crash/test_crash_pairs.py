@@ -1,21 +1,18 @@
 """A process that dies, and whose successor dies over the recovery: in one thread, on virtual time."""
 
-import logging
-import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 from crash_child import Asked, count, program
 from crash_kit import LIMITS, SETTING, audit, inspect, is_good, stride
-from virtual import Site, run_here, site
+from crash_power import Power, PowerOff, keep_connections, let_go
+from virtual import Site, site
 
 import carpool
-from carpool.settings import Ports
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(3_600)]
 
@@ -28,48 +25,6 @@ SECOND = 4  # deaths of the second process that are tried after each death of th
 @pytest.fixture
 def anyio_backend(virtual_backend: Any) -> Any:
     return virtual_backend
-
-
-class PowerOff(Exception):
-    """Answer whatever a dead process still tries."""
-
-
-class Power:
-    """Count what is done to the world, and let nothing more be done after so much of it; 0 is no end."""
-
-    def __init__(self, transport: httpx2.AsyncBaseTransport, off_after: int = 0) -> None:
-        self._off_after = off_after
-        self._done = 0
-        self.off = anyio.Event()
-        self.ports = Ports(run_sync=self.run_sync, transport=_Wires(transport, self.use))
-
-    def use(self) -> None:
-        """Count one thing more."""
-        if self.off.is_set():
-            raise PowerOff
-        self._done += 1
-        if self._done == self._off_after:
-            self.off.set()
-            raise PowerOff
-
-    async def run_sync(self, func: Callable[..., Any], /, *args: object) -> Any:
-        """Run a blocking function: all that is done to files and the database is done here."""
-        self.use()
-        return await run_here(func, *args)
-
-
-class _Wires(httpx2.AsyncBaseTransport):
-    """Count each exchange twice: before it, and when the server has processed it."""
-
-    def __init__(self, inner: httpx2.AsyncBaseTransport, use: Callable[[], None]) -> None:
-        self._inner = inner
-        self._use = use
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        self._use()
-        response = await self._inner.handle_async_request(request)
-        self._use()
-        return response
 
 
 class Machine:
@@ -117,7 +72,7 @@ class Machine:
             tasks.start_soon(main)
             await power.off.wait()
             tasks.cancel_scope.cancel()
-        self._die()
+        let_go(self._at.folder, self._connections)
         return ended, wrong if ended else []
 
     async def _ask(self, pool: carpool.Pool) -> list[str]:
@@ -139,34 +94,10 @@ class Machine:
                 await anyio.sleep(0.06)
         return wrong
 
-    def _die(self) -> None:
-        """Do what a death does: the kernel closes whatever the process had open."""
-        locks = {(status.st_dev, status.st_ino) for status in map(os.stat, self._at.folder.glob("*.lock"))}
-        for descriptor in map(int, os.listdir("/dev/fd")):
-            try:
-                status = os.fstat(descriptor)
-            except OSError:
-                continue  # that of the listing itself
-            if (status.st_dev, status.st_ino) in locks:
-                os.close(descriptor)
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
-
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
-    """Keep the connections that are opened, to be closed when their process dies; of which nobody need hear."""
-    monkeypatch.setattr(logging.getLogger("carpool"), "disabled", True)
-    opened: list[sqlite3.Connection] = []
-    connect = sqlite3.connect
-
-    def spy(*args: Any, **more: Any) -> sqlite3.Connection:
-        opened.append(connect(*args, **more))
-        return opened[-1]
-
-    monkeypatch.setattr(sqlite3, "connect", spy)
-    return opened
+    return keep_connections(monkeypatch)
 
 
 def deaths() -> Iterator[int]:

@@ -19,6 +19,7 @@ from carpool.testing.books import Books
 CHAT = "/v1/chat/completions"
 MODEL = "gpt-4o-mini"
 FAST = carpool.Timing(linger=0.15, poll_min=0.03, poll_max=0.1)
+ONCE = carpool.Retry(max_attempts=1)  # what the server fails to answer is not sent again
 # For many calls at once: a framework takes its time between two of them.
 PATIENT = carpool.Timing(linger=0.5, poll_min=0.03, poll_max=0.1)
 

@@ -9,6 +9,7 @@ import carpool
 
 from .kit import (
     FAST,
+    ONCE,
     PATIENT,
     Client,
     ask_all,
@@ -107,7 +108,7 @@ async def test_copies_and_raw_responses_ride() -> None:
 async def test_a_failed_row_is_the_sdks_own_error_and_is_not_sent_again(status: int, kind: str) -> None:
     with emulated(failing(status), prefix=BELOW) as emulator:
         client = groq.AsyncGroq(base_url=root(emulator), max_retries=2)
-        async with carpool.batched(client, timing=FAST) as batched:
+        async with carpool.batched(client, timing=FAST, retry=ONCE) as batched:
             failed = await one_fails(lambda text: chat(batched, text))
     assert type(failed) is getattr(groq, kind)
     assert failed.status_code == status

@@ -12,6 +12,7 @@ from carpool.testing import Pace
 from .kit import (
     FAST,
     MODEL,
+    ONCE,
     PATIENT,
     Client,
     ask_all,
@@ -179,7 +180,7 @@ async def test_a_timeout_of_the_client_does_not_fire() -> None:
 )
 async def test_a_failed_row_is_the_clients_own_error_and_is_not_sent_again(status: int, kind: str) -> None:
     with emulated(failing(status)) as emulator:
-        async with carpool.Pool(timing=FAST) as pool:
+        async with carpool.Pool(timing=FAST, retry=ONCE) as pool:
             model = model_of(pool)
             failed = await one_fails(lambda text: ask(model, text))
     assert type(failed).__name__ == ("ModelGenerateError" if status == 400 else "RetryError")

@@ -13,6 +13,7 @@ from carpool.testing import Pace
 from .kit import (
     FAST,
     MODEL,
+    ONCE,
     PATIENT,
     Client,
     ask_all,
@@ -138,7 +139,7 @@ async def test_the_completion_comes_beside_the_model() -> None:
 @pytest.mark.parametrize(("status", "kind"), [(400, "BadRequestError"), (429, "RateLimitError")])
 async def test_a_failed_row_is_the_clients_own_error_and_is_not_sent_again(status: int, kind: str) -> None:
     with emulated(failing(status)) as emulator:
-        async with carpool.Pool(timing=FAST) as pool:
+        async with carpool.Pool(timing=FAST, retry=ONCE) as pool:
             client = instructor.from_openai(pool.wrap(openai.AsyncOpenAI()))
             with pytest.raises(GaveUp) as caught:
                 await ask(client, "bad", max_retries=2)

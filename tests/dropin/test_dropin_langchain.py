@@ -15,6 +15,7 @@ from carpool.testing import Pace
 from .kit import (
     FAST,
     MODEL,
+    ONCE,
     PATIENT,
     Client,
     ask_all,
@@ -209,7 +210,7 @@ async def test_a_timeout_of_the_model_does_not_fire() -> None:
 )
 async def test_a_failed_row_is_the_clients_own_error_and_is_not_sent_again(status: int, kind: str) -> None:
     with emulated(failing(status)) as emulator:
-        async with carpool.Pool(timing=FAST) as pool:
+        async with carpool.Pool(timing=FAST, retry=ONCE) as pool:
             model = chat_of(pool, max_retries=2)
             failed = await one_fails(lambda text: ask(model, text))
     assert isinstance(failed, getattr(openai, kind))
@@ -223,7 +224,7 @@ async def test_a_failed_row_is_the_clients_own_error_and_is_not_sent_again(statu
 
 async def test_with_retry_sends_a_failed_row_again() -> None:
     with emulated(failing(500)) as emulator:
-        async with carpool.Pool(timing=FAST) as pool:
+        async with carpool.Pool(timing=FAST, retry=ONCE) as pool:
             model = chat_of(pool).with_retry(stop_after_attempt=2, wait_exponential_jitter=False)
             with pytest.raises(openai.InternalServerError):
                 await ask(model, "bad")

@@ -12,6 +12,7 @@ from carpool.testing import Pace, echo
 
 from .kit import (
     MODEL,
+    ONCE,
     Client,
     ask_all,
     ask_all_in_threads,
@@ -203,7 +204,7 @@ async def test_a_timeout_of_the_call_does_not_fire() -> None:
 )
 async def test_a_failed_row_is_the_clients_own_error_and_is_not_sent_again(status: int, kind: str) -> None:
     with emulated(failing(status)) as emulator:
-        async with carpool.Pool(timing=SLOWLY) as pool:
+        async with carpool.Pool(timing=SLOWLY, retry=ONCE) as pool:
             client = pool.wrap(openai.AsyncOpenAI())
             failed = await one_fails(lambda text: chat(client, text, num_retries=2))
     assert type(failed) is getattr(litellm, kind)
@@ -222,7 +223,7 @@ async def test_a_fallback_rides_by_the_same_client() -> None:
         return failing(503)(endpoint, body) if body["model"] == MODEL else echo(endpoint, body)
 
     with emulated(answer) as emulator:
-        async with carpool.Pool(timing=SLOWLY) as pool:
+        async with carpool.Pool(timing=SLOWLY, retry=ONCE) as pool:
             client = pool.wrap(openai.AsyncOpenAI())
             assert await chat(client, "again", fallbacks=["openai/gpt-4o"]) == "again"
     assert sizes(emulator) == [1, 1]

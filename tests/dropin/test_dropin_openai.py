@@ -15,6 +15,7 @@ from carpool.testing import Answer, Pace
 from .kit import (
     FAST,
     MODEL,
+    ONCE,
     PATIENT,
     Client,
     ask_all,
@@ -242,7 +243,7 @@ async def test_a_failed_row_is_the_sdks_own_error_and_is_not_sent_again() -> Non
         return Answer(int(body["messages"][0]["content"]), {"error": error})
 
     with emulated(answer) as emulator:
-        async with carpool.batched(AsyncOpenAI(max_retries=2), timing=FAST) as client:
+        async with carpool.batched(AsyncOpenAI(max_retries=2), timing=FAST, retry=ONCE) as client:
             calls = (chat(client, str(status)) for status in kinds)
             outcomes: Any = await asyncio.gather(*calls, return_exceptions=True)
     for failed, (status, kind) in zip(outcomes, kinds.items(), strict=True):

@@ -13,6 +13,7 @@ from .kit import (
     CHAT,
     FAST,
     MODEL,
+    ONCE,
     PATIENT,
     Client,
     ask_all,
@@ -182,7 +183,7 @@ async def test_a_timeout_of_the_model_settings_does_not_fire() -> None:
 )
 async def test_a_failed_row_is_the_clients_own_error_and_is_not_sent_again(status: int, kind: str) -> None:
     with emulated(failing(status)) as emulator:
-        async with carpool.Pool(timing=FAST) as pool:
+        async with carpool.Pool(timing=FAST, retry=ONCE) as pool:
             agent = agent_of(provider(pool))
             failed = await one_fails(lambda text: run(agent, text))
     assert isinstance(failed, pydantic_ai.ModelHTTPError)
@@ -238,7 +239,7 @@ async def test_a_model_that_falls_back_does_so_on_a_failed_row_in_another_batch(
         return failing(503)(endpoint, body) if body["model"] == MODEL else echo(endpoint, body)
 
     with emulated(answer) as emulator:
-        async with carpool.Pool(timing=FAST) as pool:
+        async with carpool.Pool(timing=FAST, retry=ONCE) as pool:
             both = [models.OpenAIChatModel(name, provider=provider(pool)) for name in (MODEL, "gpt-4o")]
             assert await run(pydantic_ai.Agent(fallback.FallbackModel(*both)), "again") == "again"
     assert sizes(emulator) == [1, 1]

@@ -2,13 +2,29 @@
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import TypeVar, get_args
 
-from carpool.config import Timing
-from carpool.engine.commands import Check, Collect, Command, Count, Create, Delete, Fail, Record, Settle, Upload
+from carpool.config import Canary, Retry, Timing
+from carpool.engine.batch import is_end
+from carpool.engine.commands import (
+    Check,
+    Collect,
+    Command,
+    Count,
+    Create,
+    Delete,
+    Discard,
+    Fail,
+    Record,
+    SendLive,
+    Settle,
+    Tell,
+    Upload,
+)
 from carpool.engine.engine import Engine
 from carpool.engine.events import (
     Accepted,
@@ -17,18 +33,33 @@ from carpool.engine.events import (
     Collected,
     Counted,
     Created,
+    Done,
+    Escalate,
     Event,
     Fact,
     Failed,
     Flush,
     Limited,
+    LiveEnded,
     Tick,
     Uncountable,
     Uploaded,
 )
 from carpool.engine.lane import LaneStats
 from carpool.engine.ledger import Source
-from carpool.models import BatchProblem, BatchStatus, Failure, FileLimits, Lane, NoRoom, PackedBatch, Row, Run
+from carpool.engine.verdicts import has_files
+from carpool.models import (
+    BatchProblem,
+    BatchStatus,
+    Failure,
+    FileLimits,
+    Lane,
+    NoRoom,
+    Notice,
+    PackedBatch,
+    Row,
+    Run,
+)
 
 T = TypeVar("T")
 
@@ -36,6 +67,7 @@ POOL = "p"
 LANE = Lane("/v1/chat/completions", "gpt-5-mini")
 OTHER = Lane("/v1/chat/completions", "gpt-5-nano")
 TIMING = Timing()
+ONCE = Retry(max_attempts=1, max_expiries=1)  # nothing that failed is sent again
 LIMITS = FileLimits(requests=1_000, bytes=1_000_000, inputs=1_000, creations_per_hour=1_000_000)
 NOW = 1_700_000_000.0
 AMPLE = 10**12  # tokens: a limit that is far away
@@ -72,6 +104,11 @@ def answer(number: int, *, pool: str = POOL) -> Row:
     return Row(f"{pool}-{number}", 200, "req", b"{}")
 
 
+def failed_row(number: int, status_code: int = 500, code: str = "", *, pool: str = POOL) -> Row:
+    """Make a row that tells of a failure of request `number`."""
+    return Row(f"{pool}-{number}", status_code, "req", b"{}", code, "it failed")
+
+
 def refused(kind: str, message: str = "no", **more: int | str) -> Failure:
     """Make a failure."""
     return Failure(kind, message, **more)  # type: ignore[arg-type]
@@ -88,7 +125,11 @@ def rows_of(runs: Iterable[Run]) -> list[int]:
 
 
 class Shell:
-    """Tell an engine of events, feed its records back at once, and keep time and facts."""
+    """Tell an engine of events, feed its records back at once, and keep time, facts and books.
+
+    `ends` counts how often each row came to an end, `live` the rows sent live, `discarded` the segments; `notices` are
+    all that was told.
+    """
 
     def __init__(
         self,
@@ -98,24 +139,47 @@ class Shell:
         *,
         tokens: int | None = AMPLE,
         numbered: int = 0,
+        retry: Retry = ONCE,
+        canary: Canary | None = None,
+        keeps: bool = False,
     ) -> None:
-        self.engine = Engine(POOL, timing, limits, numbered)
+        self.engine = Engine(POOL, timing, limits, numbered, retry=retry, canary=canary, keeps=keeps)
         self.now = now
         self.facts: list[tuple[Fact, float]] = []
+        self.ends = Counter[int]()
+        self.live = Counter[int]()
+        self.discarded: list[int] = []
+        self.notices: list[Notice] = []
         self._offset = 0
+        self._ended: dict[str, BatchStatus] = {}
         if tokens is not None:
             for lane in (LANE, OTHER):
                 self.tell(Limited(lane.queue, tokens, "user"))
 
     def tell(self, event: Event, *, after: float = 0.0) -> list[Command]:
         """Tell of an event that comes `after` seconds, and give the commands other than records."""
+        if isinstance(event, Checked):
+            ended = [status for status in event.statuses if is_end(status.status) and has_files(status)]
+            self._ended |= {status.id: status for status in ended}
         self.now += after
         if isinstance(event, FACTS):
             self.facts.append((event, self.now))
         commands: list[Command] = []
         for command in self.engine.handle(event, self.now):
             commands += self.tell(command.fact) if isinstance(command, Record) else [command]
+            self._note(command)
         return commands
+
+    def _note(self, command: Command) -> None:
+        match command:
+            case Settle(numbers=numbers) | Fail(numbers=numbers):
+                self.ends.update(numbers)
+            case SendLive(runs=runs):
+                self.live.update(rows_of(runs))
+            case Discard(segment=segment):
+                self.discarded.append(segment)
+            case Tell(notice=notice):
+                self.notices.append(notice)
 
     def limit(self, tokens: int | None, source: Source = "user", *, lane: Lane = LANE) -> list[Command]:
         """Say how many tokens may be enqueued."""
@@ -144,7 +208,15 @@ class Shell:
         """Let time pass until something is due."""
         assert self.engine.deadline() < math.inf, "nothing is due"
         self.now = max(self.now, self.engine.deadline())
-        return self.tell(Tick())
+        return self._look_again(self.tell(Tick()))
+
+    def _look_again(self, commands: list[Command]) -> list[Command]:
+        """Say of batches that ended, and are looked at again since their files fell short, what was said before."""
+        rest: list[Command] = []
+        for command in commands:
+            known = [self._ended[id_] for id_ in _asked(command) if id_ in self._ended]
+            rest += self.tell(Checked(tuple(status.id for status in known), known)) if known else [command]
+        return rest
 
     @property
     def pause(self) -> float:
@@ -197,6 +269,54 @@ class Shell:
         """Let answers of these rows come."""
         return self.tell(Answered(key, [answer(row) for row in rows]))
 
+    def finish(self, key: str, *rows: Row, end: str = "completed") -> list[Command]:
+        """Let a batch end whose files hold these rows; gives what follows."""
+        commands = self.tell(Checked((remote(key),), [status(key, end, output="out" if rows else None)]))
+        if rows:
+            commands += self.tell(Answered(key, list(rows))) + self.tell(Collected(key))
+        return commands
+
+    def is_over(self, key: str) -> bool:
+        """Tell whether a batch is done."""
+        return any(isinstance(fact, Done) and fact.key == key for fact, _ in self.facts)
+
+    def read_out(self, key: str, *rows: Row) -> list[Command]:
+        """Let the files of a batch that has ended hold these rows and no more, as often as they are read."""
+        said = self.tell(Answered(key, list(rows))) + self.tell(Collected(key))
+        while not self.is_over(key):
+            assert only(self.until(Collect), Collect).key == key
+            said += self.tell(Answered(key, list(rows))) + self.tell(Collected(key))
+        return said
+
+    def until(self, kind: type[Command], commands: Iterable[Command] = ()) -> list[Command]:
+        """Let time pass until there is a command of this kind; gives all there were."""
+        said = list(commands)
+        while not of(said, kind):
+            said += self.wait()
+        return said
+
+    def reopened(self, commands: Iterable[Command] = ()) -> str:
+        """Bring the batch that is packed next as far as open, and give its key."""
+        key = of(self.until(Upload, commands), Upload)[-1].batch.key
+        commands = self.tell(Uploaded(key, f"file-{key}"))
+        only(self.until(Create, commands), Create)
+        self.tell(Created(key, status(key, "validating")))
+        return key
+
+    def escalate(self, *rows: int) -> list[Command]:
+        """Ask for rows to be sent live."""
+        return self.tell(Escalate(frozenset(rows)))
+
+    def live_ended(self, row: int, status_code: int | None = 200) -> list[Command]:
+        """Let the live call of a row end with this status, None where no answer came."""
+        if status_code is None:
+            return self.tell(LiveEnded(row))
+        return self.tell(LiveEnded(row, Row(f"{POOL}-{row}", status_code, "live", b"{}"), "live.jsonl"))
+
+
+def _asked(command: Command) -> tuple[str, ...]:
+    return command.remote_ids if isinstance(command, Check) else ()
+
 
 def remote(key: str) -> str:
     """Give the remote id that `status` gives a batch."""
@@ -211,7 +331,7 @@ def status(key: str, name: str, **more: object) -> BatchStatus:
         name,
         output_file_id=more.get("output"),  # type: ignore[arg-type]
         error_file_id=more.get("errors"),  # type: ignore[arg-type]
-        answered=more.get("answered"),  # type: ignore[arg-type]
+        answered=more.get("answered", None if more.get("output") or more.get("errors") else 0),  # type: ignore[arg-type]
         problems=more.get("problems", ()),  # type: ignore[arg-type]
         no_room=more.get("no_room"),  # type: ignore[arg-type]
         succeeded=more.get("succeeded"),  # type: ignore[arg-type]

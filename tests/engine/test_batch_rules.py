@@ -126,7 +126,7 @@ def test_rows_that_no_file_mentions_end_as_their_batch_did(end: str, kind: str, 
     shell.check(key, end, output="out")
     shell.answered(key, 2)
 
-    commands = read_out(shell, key)
+    commands = shell.read_out(key)
 
     assert failures(commands) == {1: kind, 3: kind}
     assert {command.code for command in _reasons(commands)} == {code}
@@ -201,13 +201,13 @@ def test_one_denial_after_a_long_silence_is_not_yet_a_vanished_batch() -> None:
 def test_a_failed_validation_condemns_the_rows_it_names_and_the_rest_travels_again() -> None:
     shell = Shell()
     key = shell.opened(11, 12, 13, 14)
-    problems = (problem("model_not_found", 2, "no such model"), problem("invalid_url", 4), problem("other"))
+    problems = (problem("invalid_request", 2, "no messages"), problem("invalid_url", 4), problem("other"))
 
     commands = shell.check(key, "failed", problems=problems)
 
     assert failures(commands) == {12: "rejected", 14: "rejected"}
     assert [(reason.message, reason.code) for reason in _reasons(commands)] == [
-        ("no such model", "model_not_found"),
+        ("no messages", "invalid_request"),
         ("bad", "invalid_url"),
     ]
     assert only(commands, Delete).file_ids == (f"file-{key}",)
@@ -235,9 +235,9 @@ def test_rows_that_travel_again_go_before_those_that_came_later() -> None:
 @pytest.mark.parametrize("lines", [(None,), (0,), (9,), (None, 9)])
 def test_a_failed_validation_that_names_none_of_the_lines_condemns_all(lines: tuple[int | None, ...]) -> None:
     shell = Shell()
-    key = shell.opened(1, 2)
+    key = shell.opened(1)
     commands = shell.check(key, "failed", problems=tuple(problem("empty_file", line, "is empty") for line in lines))
-    assert failures(commands) == {1: "rejected", 2: "rejected"}
+    assert failures(commands) == {1: "rejected"}
     (reason,) = _reasons(commands)
     assert reason.code == "empty_file"
     assert "is empty" in reason.message
@@ -362,14 +362,36 @@ def test_a_check_that_fails_in_any_way_is_repeated_with_patience_for_the_batch_i
     assert not of(commands, Delete)
 
 
+def look_until(shell: Shell, key: str, name: str, kind: type[Command], **more: object) -> list[Command]:
+    """Let a batch be as it is until there is a command of this kind."""
+    while not of(commands := shell.check(key, name, **more), kind):
+        pass
+    return commands
+
+
 @pytest.mark.parametrize("name", ["in_progress", "validating", "no_such_status"])
-def test_a_batch_that_is_not_over_after_two_days_is_cancelled_and_ends_for_us(name: str) -> None:
+def test_a_batch_that_is_not_over_after_two_days_is_cancelled_once_and_waited_for(name: str) -> None:
     shell = Shell()
     key = shell.opened(1, 2)
-    while not (commands := shell.check(key, name, output="partial")):
-        pass
+    commands = look_until(shell, key, name, Cancel)
     assert 172_800 <= shell.now - NOW < 172_800 + 120
     assert only(commands, Cancel).remote_id == remote(key)
+    begin = shell.now
+    while shell.now < begin + 3_000:
+        assert not of(shell.check(key, "cancelling"), Cancel)
+    assert only(shell.check(key, "cancelled", output="out", errors="err"), Collect).key == key
+    shell.answered(key, 2)
+    assert failures(shell.tell(Collected(key))) == {1: "cancelled"}
+
+
+@pytest.mark.parametrize("name", ["in_progress", "no_such_status", "cancelling"])
+def test_a_batch_that_is_not_over_an_hour_after_it_was_cancelled_ends_for_us(name: str) -> None:
+    shell = Shell()
+    key = shell.opened(1, 2)
+    look_until(shell, key, "in_progress", Cancel)
+    begin = shell.now
+    commands = look_until(shell, key, name, Collect, output="partial")
+    assert 3_600 - 120 <= shell.now - begin < 3_600 + 120
     assert only(commands, Collect).key == key
     shell.answered(key, 2)
     assert failures(shell.tell(Collected(key))) == {1: "expired"}
@@ -655,13 +677,6 @@ def test_rows_that_were_answered_before_their_batch_found_no_room_are_not_sent_a
 # --- answers
 
 
-def read_out(shell: Shell, key: str) -> list[Command]:
-    """Say that the files hold no more, as often as they are read."""
-    while not (commands := shell.tell(Collected(key))):
-        assert only(shell.wait(), Collect).key == key
-    return commands
-
-
 def test_rows_are_settled_once_though_they_come_twice() -> None:
     shell = Shell()
     key = shell.ended(1, 2)
@@ -687,7 +702,7 @@ def test_an_id_that_nobody_sent_settles_nothing(custom_id: str) -> None:
     shell = Shell()
     key = shell.ended(1)
     assert settled(shell.tell(Answered(key, [Row(custom_id, 200, "", b"{}")]))) == []
-    assert failures(read_out(shell, key)) == {1: "missing"}
+    assert failures(shell.read_out(key)) == {1: "missing"}
 
 
 @pytest.mark.parametrize("custom_id", ["p-01", "p-\u0661", "p-" + "9" * 5_000], ids=["zero", "arabic", "endless"])
@@ -708,12 +723,9 @@ def test_rows_of_another_batch_settle_nothing() -> None:
 def test_a_completed_batch_that_leaves_rows_out_is_read_four_times_and_its_files_are_kept(answered: int | None) -> None:
     shell = Shell()
     key = shell.ended(1, 2, 3, answered=answered)
-    reads = 1
-    shell.answered(key, 1)
-    while not (commands := shell.tell(Collected(key))):
-        assert only(shell.wait(), Collect).key == key
-        reads += 1
-    assert reads == 4
+    begin = len(shell.facts)
+    commands = shell.read_out(key, answer(1))
+    assert sum(isinstance(fact, Collected) for fact, _ in shell.facts[begin:]) == 4
     assert shell.now - NOW > 20
     assert failures(commands) == {2: "missing", 3: "missing"}
     assert of(commands, Delete) == []
@@ -735,9 +747,9 @@ def test_downloads_that_failed_do_not_count_as_short_reads() -> None:
     for _ in range(2):
         shell.tell(Failed((key,), refused("lost", status_code=502)))
         shell.wait()
-    shell.answered(key, 1)
-    assert failures(shell.tell(Collected(key))) == {}
-    assert only(shell.wait(), Collect).key == key
+    reads = len(shell.facts)
+    shell.read_out(key, answer(1))
+    assert sum(isinstance(fact, Collected) for fact, _ in shell.facts[reads:]) == 4
 
 
 def test_an_expired_batch_that_holds_as_many_rows_as_were_counted_is_read_once() -> None:

@@ -1,5 +1,7 @@
 """Any course of events: every row is settled once, whatever the provider, the network and the callers do.
 
+Rows go again as often as `Retry` allows, and only while no file has answered them; a row that is sent live is so once.
+
 Tokens: a row truly has a quarter of its bytes. The provider's queue takes `limit` of them. In an `exact` course the
 user has named that limit and nobody is refused for want of room; in an `honest` one counts, limits and bills are true,
 but the provider refuses whatever it likes; otherwise all of them may be anything.
@@ -15,7 +17,7 @@ from engine_kit import FACTS, NOW, POOL, make_run, rows_of, with_tokens
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from carpool.config import Timing
+from carpool.config import Canary, Retry, Timing
 from carpool.engine.commands import (
     Cancel,
     Check,
@@ -28,8 +30,10 @@ from carpool.engine.commands import (
     Fail,
     Find,
     Record,
+    SendLive,
     Settle,
     Step,
+    Tell,
     Upload,
 )
 from carpool.engine.engine import Engine
@@ -37,20 +41,24 @@ from carpool.engine.events import (
     Abandoned,
     Accepted,
     Answered,
+    Barred,
     Checked,
+    Closing,
     Collected,
     Counted,
     Created,
     Done,
+    Escalate,
     Event,
     Fact,
     Failed,
     Flush,
-    Learned,
     Limited,
+    LiveEnded,
     NotFound,
     Packed,
     Returned,
+    Revoked,
     Settled,
     Tick,
     Uncountable,
@@ -75,9 +83,13 @@ ANY_LIMIT = st.sampled_from([None, 12, 40, 200])
 UNHEARD = 600.0  # seconds
 COURSE = ["validating", "scheduling", "in_progress", "finalizing", "cancelling"]
 ENDS = ["completed", "expired", "cancelled", "failed"]
+GOOD = (200, "")
+ROWS = [GOOD, GOOD, GOOD, GOOD, (500, ""), (429, ""), (0, "batch_expired"), (0, "request_timeout"), (400, "")]
+MILD = ["invalid_url", "invalid_url", "empty_file", "server_error", ""]
+CODES = [*MILD, "model_not_found", "insufficient_quota"]
 FAILURES: dict[type[Step], list[str]] = {
-    Upload: ["busy", "lost", "gone", "rejected", "auth", "disk", "failed"],
-    Create: ["busy", "lost", "gone", "full", "rejected", "auth", "failed"],
+    Upload: ["busy", "lost", "gone", "rejected", "auth", "disk", "failed", "budget"],
+    Create: ["busy", "lost", "gone", "full", "rejected", "auth", "failed", "budget"],
     Find: ["busy", "lost", "auth", "failed"],
     Check: ["busy", "lost", "auth", "failed"],
     Collect: ["busy", "lost", "gone", "auth", "disk", "failed"],
@@ -126,12 +138,29 @@ class EngineMachine(RuleBasedStateMachine):
         course=st.sampled_from(["exact", "honest", "honest", "wild"]),
         limit=st.sampled_from([12, 40, 200, 10**6]),
         known=st.booleans(),
+        retry=st.builds(Retry, max_attempts=st.integers(1, 3), max_expiries=st.integers(1, 3)),
+        canary=st.sampled_from([None, None, None, Canary(1, 0.0), Canary(2, 0.5)]),
+        keeps=st.booleans(),
+        frail=st.sampled_from([False, False, False, True]),
     )
     def begin(
-        self, per_hour: int, requests: int, bytes_: int, facts_only: bool, course: str, limit: int, known: bool
+        self,
+        per_hour: int,
+        requests: int,
+        bytes_: int,
+        facts_only: bool,
+        course: str,
+        limit: int,
+        known: bool,
+        retry: Retry,
+        canary: Canary | None,
+        keeps: bool,
+        frail: bool,
     ) -> None:
         self.limits = FileLimits(requests, bytes_, 7, per_hour)
-        self.engine = Engine(POOL, TIMING, self.limits)
+        self.retry, self.canary, self.keeps = retry, canary, keeps
+        self.frail = frail  # what ends everything may happen
+        self.engine = self.new_engine()
         self.now = NOW
         self.facts: list[tuple[Fact, float]] = []
         self.facts_only = facts_only and per_hour > 1_000  # what happens is all in the facts: replay must agree
@@ -141,21 +170,28 @@ class EngineMachine(RuleBasedStateMachine):
         self.counts: list[Count] = []  # outstanding
         self.places: dict[int, Place] = {}  # rows that are not settled
         self.ended_rows = Counter[int]()
-        self.abandoned: set[int] = set()
+        self.left: set[int] = set()  # rows that nobody awaits any more
+        self.abandoned: set[int] = set()  # of these, those that came to an end so
         self.batches: dict[str, PackedBatch] = {}
-        self.dead: set[str] = set()  # batches whose rows travel in another
-        self.returning: set[str] = set()  # batches whose rows may travel again, once their files are read
-        self.collecting: set[str] = set()
+        self.over: set[str] = set()  # batches that are done: what is left of them waits again
+        self.given_up: set[str] = set()  # of these, those that are left to the next process
+        self.returned: set[str] = set()  # batches that stood in line and are packed anew
+        self.ends: dict[str, str] = {}  # how batches ended, as far as was told
+        self.suspects: set[int] = set()  # rows of batches that failed as a whole
+        self.tries = Counter[int]()  # of rows, in batches that ran
+        self.calls: set[int] = set()  # rows whose live calls are under way
+        self.lived: set[int] = set()  # that ever were sent live
+        self.revoked: set[str] = set()  # batches
+        self.barred = False
+        self.notices = Counter[tuple[str, str | None]]()
+        self.tokens: dict[int, int] = {}  # of rows, truly
         self.lost_at: dict[str, float] = {}  # creations that may have happened and were not looked for long enough
         self.looks: dict[str, float] = {}
         self.segments: dict[int, set[int]] = {}
         self.growing: dict[Lane, tuple[int, int]] = {}
         self.discarded: set[int] = set()
-        self.kept: set[int] = set()  # segments of batches that were given up, for the next process
         self.numbers = self.remote_numbers = 0
         self.remotes: dict[str, Remote] = {}
-        self.returned: set[str] = set()  # batches that stood in line and are packed anew
-        self.just_told: set[str] = set()  # batches whose end is being told
         self.files: set[str] = set()  # inputs that were uploaded and not deleted
         self.packed_at: dict[str, float] = {}
         self.open: dict[str, int] = {}  # tokens of the batches that are created, or are being created, and run
@@ -163,12 +199,12 @@ class EngineMachine(RuleBasedStateMachine):
         self.heard: set[str] = set()  # batches that are past their validation
         self.told: set[Queue] = set()  # queues of which a limit or a refusal was heard
         self.refusals = Counter[int]()  # of rows
-        self.unwanted: set[int] = set()  # rows of batches that nobody awaits
-        self.statuses: dict[str, set[str]] = {}  # that were told of a batch
-        self.lost_once: set[str] = set()
         if self.exact or known:
             for queue in QUEUES:
                 self.tell_limit(queue, limit, "user" if self.exact else "table")
+
+    def new_engine(self) -> Engine:
+        return Engine(POOL, TIMING, self.limits, retry=self.retry, canary=self.canary, keeps=self.keeps)
 
     def tell_limit(self, queue: Queue, tokens: int | None, source: Source) -> None:
         if tokens is not None:
@@ -188,23 +224,47 @@ class EngineMachine(RuleBasedStateMachine):
 
     def perform(self, commands: list[Command]) -> None:
         """Do what the engine says, then feed it what was recorded, as the collector does."""
-        facts: deque[Packed | Returned | Done | Learned | Settled] = deque()
+        facts: deque[Fact] = deque()
         while True:
+            said: list[Fact] = [command.fact for command in commands if isinstance(command, Record)]
+            for fact in said:  # they are recorded together with what is discarded
+                if isinstance(fact, Settled) and fact.batch_id is None:
+                    self.see_taken_out(fact)
             for command in commands:
-                if isinstance(command, Record):
-                    facts.append(command.fact)
-                else:
+                if not isinstance(command, Record):
                     self.see(command)
+            facts += said
             if not facts:
                 break
             fact = facts.popleft()
-            if isinstance(fact, Packed):
-                self.see_packed(fact)
-            elif isinstance(fact, Returned):
-                self.see_returned(fact.key)
+            match fact:
+                case Packed():
+                    self.see_packed(fact)
+                case Returned(key=key):
+                    assert not self.may_be_created(key), "a batch that may be created is packed anew"
+                    self.open.pop(key, None)  # a creation that was refused for now was to be tried again
+                    self.returned.add(key)
+                case Done():
+                    self.see_done(fact)
             commands = self.handle(fact)
-        for row in [row for row in self.unwanted if row in self.places and self.waits(row)]:
-            self.forget(row)
+        self.look_for_given_up()
+
+    def may_be_created(self, key: str) -> bool:
+        """Tell whether a batch is created, or being created."""
+        under_way = any(isinstance(step, Create | Find) and key in step.keys for step in self.steps)
+        return under_way or key in self.lost_at or any(remote.key == key for remote in self.remotes.values())
+
+    def look_for_given_up(self) -> None:
+        """Take note of batches that are left to the next process: of that nothing is recorded."""
+        for key in [key for key in self.batches if key not in self.over and not self.is_held(key)]:
+            self.over.add(key)
+            self.given_up.add(key)
+            self.open.pop(key, None)
+            assert all(row in self.calls for row, place in self.places.items() if place.batch == key), "not told"
+
+    def is_held(self, key: str) -> bool:
+        """Ask the engine for a batch: where all its rows are sent live, no command tells that it is given up."""
+        return self.engine._batches.get(key) is not None  # noqa: SLF001
 
     def reserved(self) -> int:
         return sum(lane.enqueued for lane in self.engine.lanes())
@@ -215,13 +275,15 @@ class EngineMachine(RuleBasedStateMachine):
                 self.see_settled(numbers)
             case Fail(numbers=numbers):
                 self.see_failed(command)
-                if not command.for_good:
-                    self.kept.update(self.places[row].segment for row in numbers)
                 self.see_settled(numbers)
+            case SendLive():
+                self.see_sent_live(command)
+            case Tell(notice=notice):
+                self.notices[notice.kind, notice.batch_id] += 1
             case Discard(segment=segment):
                 self.see_discarded(segment)
             case Cancel(remote_id=remote_id):
-                self.open.pop(self.remotes[remote_id].key, None)
+                assert self.remotes[remote_id].key not in self.over
             case Delete(file_ids=file_ids):
                 self.files.difference_update(file_ids)
             case Count():
@@ -241,25 +303,44 @@ class EngineMachine(RuleBasedStateMachine):
         key = f"{POOL}-b{fact.number}"
         assert key not in self.batches
         waiting = [row for row, place in sorted(self.places.items()) if place.lane == fact.lane and self.waits(row)]
-        waiting = [row for row in waiting if row in rows or not self.may_be_passed(row)]
-        assert rows == waiting[: len(rows)], "not in order of arrival"
-        assert not self.unwanted & set(rows), "sent again though nobody awaits it"
+        waiting = [row for row in waiting if row in rows or self.refusals[row] < 3]
+        # What a validation refused as a whole, and may be to blame, is tried in parts before anything else.
+        assert rows == waiting[: len(rows)] or self.suspects.issuperset(rows), "not in order of arrival"
+        assert not self.left & set(rows), "sent again though nobody awaits it"
+        assert not self.lived & set(rows), "sent again though it was sent live"
+        assert not self.barred, "packed though nothing may be sent"
+        most = self.retry.max_attempts - 1 + self.retry.max_expiries - 1
+        assert max(self.tries[row] for row in rows) <= most, "sent too often"
         self.packed_at[key] = self.now
         for row, place in zip(rows, places, strict=True):
-            assert row not in self.abandoned
-            if place.batch is not None:
-                assert self.waits(row), f"{row} is still in {place.batch}"
-                self.dead.add(place.batch)
+            assert self.waits(row), f"{row} is still in {place.batch}"
+            assert place.batch not in self.revoked, "sent again though it was cancelled"
             place.batch = key
 
-    def may_be_passed(self, row: int) -> bool:
-        """Tell whether others may go before a row: it is not quite back, or was refused time and again."""
-        return self.places[row].batch in self.just_told or row in self.unwanted or self.refusals[row] >= 3
+    def see_done(self, fact: Done) -> None:
+        assert fact.key not in self.over
+        self.over.add(fact.key)
+        self.open.pop(fact.key, None)
+        if self.ends.get(fact.key) == "failed":
+            self.suspects.update(rows_of(self.batches[fact.key].runs))
+        if self.ends.get(fact.key) in ("completed", "expired", "cancelled"):
+            self.tries.update(row for row, place in self.places.items() if place.batch == fact.key)
 
-    def see_returned(self, key: str) -> None:
-        assert key not in self.open, "a batch that may be created is packed anew"
-        self.returning.add(key)
-        self.returned.add(key)
+    def see_taken_out(self, fact: Settled) -> None:
+        """Rows that nobody awaits end so; those that failed in the end are told of by their batch."""
+        for row in self.places.keys() & set(fact.rows):
+            assert row in self.left, "taken out though somebody awaits it"
+            self.abandoned.add(row)
+            self.drop(row)
+
+    def see_sent_live(self, command: SendLive) -> None:
+        rows = set(rows_of(command.runs))
+        assert rows <= self.places.keys()
+        assert {self.places[row].lane for row in rows} == {command.lane}
+        assert not rows & self.lived, "sent live twice"
+        assert not self.discarded & {run.segment for run in command.runs}
+        self.lived |= rows
+        self.calls |= rows
 
     def see_count(self, count: Count) -> None:
         assert rows_of(count.runs)
@@ -268,6 +349,10 @@ class EngineMachine(RuleBasedStateMachine):
         self.counts.append(count)
 
     def see_failed(self, fail: Fail) -> None:
+        for attempts in fail.attempts.values():
+            expiries = sum(attempt.code == "batch_expired" for attempt in attempts)
+            assert expiries <= self.retry.max_expiries
+            assert len(attempts) - expiries <= self.retry.max_attempts
         if fail.failure.kind != "full":
             return
         (row,) = fail.numbers
@@ -287,19 +372,21 @@ class EngineMachine(RuleBasedStateMachine):
             self.ended_rows[row] += 1
             assert self.ended_rows[row] == 1, f"{row} is settled twice"
             assert row not in self.abandoned
-            del self.places[row]
-            for rows in self.segments.values():
-                rows.discard(row)
+            self.drop(row)
+
+    def drop(self, row: int) -> None:
+        place = self.places.pop(row)
+        self.segments[place.segment].discard(row)
 
     def see_discarded(self, segment: int) -> None:
         assert segment not in self.discarded
-        assert not self.segments[segment] - self.unwanted, "rows of a discarded segment are not settled"
+        assert not self.segments[segment], "rows of a discarded segment are not settled"
         assert segment not in {segment for segment, _ in self.growing.values()}
         self.discarded.add(segment)
 
     def see_step(self, step: Step) -> None:
         for key in step.keys:
-            assert key not in self.dead, "a batch goes on though its rows travel in another"
+            assert key not in self.over or isinstance(step, Upload), "a batch goes on that is over"
             assert all(key not in other.keys for other in self.steps), "two steps of a batch at once"
         match step:
             case Upload(batch=batch):
@@ -312,16 +399,15 @@ class EngineMachine(RuleBasedStateMachine):
             case Find(keys=keys):
                 self.looks.update(dict.fromkeys(keys, self.now))
             case Collect(key=key):
-                self.collecting.add(key)
+                self.open.pop(key, None)
         self.steps.append(step)
 
     def see_create(self, batch: PackedBatch) -> None:
         """Check what else is in the queue when a batch is created."""
         queue = batch.lane.queue
-        going = {place.batch for place in self.places.values()} - self.returning
-        others = [key for key in self.open if key in going and self.batches[key].lane.queue == queue]
-        others = [key for key in others if key != batch.key]
-        self.open[batch.key] = sum(self.places[row].tokens for row in rows_of(batch.runs))
+        others = [key for key in self.open if self.batches[key].lane.queue == queue and key != batch.key]
+        others = [key for key in others if self.is_held(key)]
+        self.open[batch.key] = sum(self.tokens[row] for row in rows_of(batch.runs))
         assert not self.exact or self.open[batch.key] <= self.limit, "a batch that never fits"
         if self.exact and others:
             assert sum(self.open[key] for key in others) + self.open[batch.key] <= 0.99 * self.limit
@@ -350,6 +436,7 @@ class EngineMachine(RuleBasedStateMachine):
             inputs = data.draw(st.lists(st.integers(1, 7), min_size=len(sizes), max_size=len(sizes)))
         for row, size, count in zip(rows, sizes, inputs or [0] * len(sizes), strict=True):
             self.places[row] = Place(lane, segment, size, count)
+            self.tokens[row] = size // 4
             self.segments[segment].add(row)
         self.growing[lane] = (segment, offset + sum(sizes))
         self.feed(Accepted(lane, make_run(rows, segment=segment, offset=offset, size=sizes, inputs=inputs)))
@@ -358,31 +445,68 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
         rows = data.draw(st.frozensets(st.sampled_from(sorted(self.places)), min_size=1))
-        rows -= {row for row in rows if not self.waits(row) and self.is_taken_in(row) is None}
-        for row in rows:
-            if self.waits(row):
-                self.forget(row)
-            elif not self.is_taken_in(row):
-                self.unwanted.add(row)
+        self.left |= rows
         self.feed(Abandoned(rows))
 
-    def is_taken_in(self, row: int) -> bool | None:
-        """Tell whether the provider runs the batch of a row, None where that cannot be said from outside."""
-        key = self.places[row].batch or ""
-        told = self.statuses.get(key, set())
-        if told:
-            return None if told & {"scheduling", *ENDS} else told != {"validating"}
-        return None if key in self.lost_once else False
-
     def waits(self, row: int) -> bool:
-        """Tell whether a row is in no batch, or in one that gave it back."""
+        """Tell whether a row is in no batch and not on its way alone."""
         batch = self.places[row].batch
-        return batch is None or (batch in self.returning and batch not in self.collecting)
+        return row not in self.calls and (batch is None or batch in self.over)
 
-    def forget(self, row: int) -> None:
-        self.abandoned.add(row)
-        place = self.places.pop(row)
-        self.segments[place.segment].discard(row)
+    # --- what callers and their pool may want besides
+
+    @precondition(lambda self: self.places and not self.facts_only)
+    @rule(data=st.data())
+    def escalate(self, data: st.DataObject) -> None:
+        rows = data.draw(st.frozensets(st.sampled_from(sorted(self.places)), min_size=1))
+        before = set(self.lived)
+        self.feed(Escalate(rows))
+        if not self.frail:
+            assert rows <= self.lived
+        sent = self.lived - before
+        assert not (sent and self.barred), "sent live though nothing is to be paid for"
+        assert not any(self.places[row].batch in self.revoked for row in sent), "sent live though it was cancelled"
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), end=st.sampled_from([200, 200, 400, None, "failed"]))
+    def end_live(self, data: st.DataObject, end: int | str | None) -> None:
+        self.live_ends(data.draw(st.sampled_from(sorted(self.calls))), end)
+
+    def live_ends(self, row: int, end: int | str | None) -> None:
+        self.calls.remove(row)
+        alone = row in self.places and self.is_alone(row)
+        match end:
+            case int(status_code):
+                event = LiveEnded(row, Row(f"{POOL}-{row}", status_code, "", b"{}"))
+            case None:
+                event = LiveEnded(row)
+            case _:
+                event = LiveEnded(row, failure=Failure("failed", "no"))
+        self.feed(event)
+        if alone or end == 200:
+            assert row not in self.places, "not settled by what its live call came to"
+
+    @precondition(lambda self: self.frail and not self.facts_only)
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        remote_id = data.draw(st.sampled_from([None, *sorted(self.engine.remote_ids())]))
+        if remote_id is not None:
+            self.revoked.add(self.remotes[remote_id].key)
+            self.feed(Revoked(frozenset((remote_id,))))
+            return
+        self.revoked |= self.batches.keys() - self.over
+        self.feed(Revoked())
+        assert not any(map(self.waits, self.places)), "not cancelled though it waited"
+
+    @precondition(lambda self: self.frail and not self.facts_only)
+    @rule(closing=st.booleans())
+    def bar(self, closing: bool) -> None:
+        if closing:
+            self.feed(Closing())
+            return
+        self.barred = True
+        self.feed(Barred(Failure("budget", "spent")))
+        assert not any(map(self.waits, self.places)), "still waits though nothing may be sent"
 
     @precondition(lambda self: not self.facts_only)
     @rule()
@@ -438,18 +562,20 @@ class EngineMachine(RuleBasedStateMachine):
     def fail(self, data: st.DataObject) -> None:
         step = self.draw_step(data)
         kinds = [kind for kind in FAILURES[type(step)] if kind != "full" or not self.exact]
+        kinds = [kind for kind in kinds if kind != "budget" or self.frail]
         kind, limit = data.draw(st.sampled_from(kinds)), None
         if isinstance(step, Create) and kind == "lost":
             if data.draw(st.booleans()):
                 self.create_remotely(step.batch)
             self.lost_at[step.batch.key] = self.now
-            self.lost_once.add(step.batch.key)
         if isinstance(step, Create) and kind == "full":
             limit = self.refuse(step.batch.key, data)
         if isinstance(step, Collect) and data.draw(st.booleans()):
             self.answer(step, data)
+        if isinstance(step, Create) and kind in ("rejected", "auth", "failed", "budget"):
+            self.open.pop(step.batch.key, None)  # it ends before the next is created
         failed = Failed(step.keys, Failure(kind, "no", 400, limit=limit))  # type: ignore[arg-type]
-        if isinstance(step, Upload) and step.batch.key in self.returned:
+        if isinstance(step, Upload) and step.batch.key in self.over:
             commands = self.engine.handle(failed, self.now)
             assert commands == [Delete((), step.batch.sought, step.batch.key, TIMING.lookup)]
         else:
@@ -458,7 +584,6 @@ class EngineMachine(RuleBasedStateMachine):
     def refuse(self, key: str, data: st.DataObject) -> int | None:
         """Let a batch find no room, and give the limit that is stated."""
         stated = data.draw(st.sampled_from([None, self.limit]) if self.honest else ANY_LIMIT)
-        self.returning.add(key)
         self.note_refusal(key)
         return stated
 
@@ -500,7 +625,7 @@ class EngineMachine(RuleBasedStateMachine):
     def uploaded(self, batch: PackedBatch) -> None:
         file_id = f"file-{batch.key}"
         self.files.add(file_id)
-        if batch.key in self.returned:
+        if batch.key in self.over:
             commands = self.engine.handle(Uploaded(batch.key, file_id), self.now)
             assert commands == [Delete((file_id,), batch.sought, batch.key, TIMING.lookup)]
             self.files.remove(file_id)
@@ -514,7 +639,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.remote_numbers += 1
         remote_id = f"batch_{self.remote_numbers}"
         rows = rows_of(batch.runs)
-        tokens = sum(self.places[row].tokens for row in rows)
+        tokens = sum(self.tokens[row] for row in rows)
         remote = Remote(batch.key, rows, BatchStatus(remote_id, batch.key, "validating"), tokens)
         self.remotes[remote_id] = remote
         return remote
@@ -532,7 +657,7 @@ class EngineMachine(RuleBasedStateMachine):
             return
         problems: list[BatchProblem] = []
         if seen == "failed":
-            code = data.draw(st.sampled_from(["invalid_url", "empty_file", ""]))
+            code = data.draw(st.sampled_from(CODES if self.frail else MILD))
             lines = st.sampled_from([None, *range(1, len(remote.rows) + 2)])
             if code:
                 problems = [BatchProblem(code, "no", line) for line in data.draw(st.lists(lines, min_size=1))]
@@ -558,13 +683,11 @@ class EngineMachine(RuleBasedStateMachine):
 
     def note_status(self, status: BatchStatus) -> None:
         key = self.remotes[status.id].key
-        self.statuses.setdefault(key, set()).add(status.status)
         if status.status in ENDS:
+            self.ends[key] = status.status
             self.open.pop(key, None)
         if status.status != "validating":
             self.heard.add(key)
-        if status.status == "failed":
-            self.returning.add(key)
 
     def tell_created(self, remote: Remote) -> None:
         self.lost_at.pop(remote.key, None)
@@ -603,9 +726,7 @@ class EngineMachine(RuleBasedStateMachine):
     def checked(self, step: Check, statuses: list[BatchStatus]) -> None:
         for status in statuses:
             self.note_status(status)
-        self.just_told = {self.remotes[status.id].key for status in statuses}
         self.feed(Checked(step.remote_ids, statuses))
-        self.just_told = set()
 
     def answer(self, step: Collect, data: st.DataObject) -> None:
         remote = self.remotes[step.status.id]
@@ -618,10 +739,18 @@ class EngineMachine(RuleBasedStateMachine):
             *(f"{POOL}-{row}" for row in list(self.places)[:3] if row not in remote.rows),
         ]
         ids = data.draw(st.lists(st.sampled_from(mine * 4 + strange), max_size=8))
-        self.feed(Answered(step.key, [Row(custom_id, 200, "", b"{}") for custom_id in ids]))
+        outcomes = data.draw(st.lists(st.sampled_from(ROWS), min_size=len(ids), max_size=len(ids)))
+        rows = [Row(id_, status, "", b"{}", code) for id_, (status, code) in zip(ids, outcomes, strict=True)]
+        self.tell_rows(step.key, rows)
+
+    def tell_rows(self, key: str, rows: list[Row]) -> None:
+        """Tell of rows: of whoever was answered the course is over."""
+        self.feed(Answered(key, rows))
+        own = rows_of(self.batches[key].runs)
+        well = [row for row in own if any(one.custom_id == f"{POOL}-{row}" and one.ok for one in rows)]
+        assert not [row for row in well if row in self.places], "answered by a file, and not settled"
 
     def collected(self, step: Collect, billed: int = 0, input_tokens: int = 0) -> None:
-        self.collecting.discard(step.key)
         self.feed(Collected(step.key, billed, input_tokens))
 
     def bill(self, step: Collect, data: st.DataObject) -> tuple[int, int]:
@@ -637,14 +766,24 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def something_is_due_while_rows_wait(self) -> None:
-        if self.places and not self.steps and not self.counts:
+        if self.places and not (self.steps or self.counts or self.calls):
             assert self.engine.deadline() < math.inf
 
     @invariant()
     def the_lanes_count_every_row_that_is_not_settled(self) -> None:
         counted = {lane.lane: lane.waiting + lane.submitted for lane in self.engine.lanes()}
-        model = Counter(place.lane for place in self.places.values())
+        alone = {row for row in self.calls & self.places.keys() if self.is_alone(row)}
+        model = Counter(place.lane for row, place in self.places.items() if row not in alone)
         assert counted == {lane: model[lane] for lane in counted}
+
+    def is_alone(self, row: int) -> bool:
+        """Tell whether a row whose live call is under way is in no batch."""
+        batch = self.places[row].batch
+        return batch is None or batch in self.over
+
+    @invariant()
+    def a_batch_is_told_of_once(self) -> None:
+        assert all(count == 1 for (kind, _), count in self.notices.items() if kind != "held")
 
     @invariant()
     def nobody_waits_who_is_known_to_be_above_the_limit(self) -> None:
@@ -668,7 +807,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.count_all()
             if self.steps:
                 self.succeed(data)
-        replica = Engine(POOL, TIMING, self.limits)
+        replica = self.new_engine()
         for fact, at in self.facts:
             replica.handle(fact, at)
         assert replica.created == self.engine.created
@@ -702,9 +841,11 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(6_000):
             if self.counts:
                 self.count_exactly(self.counts.pop(0))
+            elif self.calls:
+                self.live_ends(min(self.calls), 200)
             elif self.steps:
                 self.behave(self.steps.pop(0))
-            elif self.places:
+            elif self.places or any(lane.batches for lane in self.engine.lanes()):
                 self.now = max(self.now, self.engine.deadline())
                 assert self.now < math.inf
                 self.feed(Tick())
@@ -714,7 +855,10 @@ class EngineMachine(RuleBasedStateMachine):
         accepted = set(range(1, self.numbers + 1))
         assert set(self.ended_rows) == accepted - self.abandoned
         assert set(self.ended_rows.values()) <= {1}
-        assert self.discarded == set(self.segments) - self.kept - {segment for segment, _ in self.growing.values()}
+        given_up = {run.segment for key in self.given_up for run in self.batches[key].runs}
+        stay = set(self.segments) - self.discarded
+        growing = {segment for segment, _ in self.growing.values()}
+        assert growing <= stay <= growing | given_up
         assert all(figures(lane)[1:] == (0, 0, 0) and lane.enqueued == 0 for lane in self.engine.lanes())
         assert not self.files & {f"file-{key}" for key in self.returned}
 
@@ -733,7 +877,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.checked(step, [remote.status for remote in remotes])
             case Collect(key=key, status=status):
                 rows = self.remotes[status.id].answered
-                self.feed(Answered(key, [Row(f"{POOL}-{row}", 200, "", b"{}") for row in rows]))
+                self.tell_rows(key, [Row(f"{POOL}-{row}", 200, "", b"{}") for row in rows])
                 self.collected(step)
 
     def end(self, remote: Remote) -> None:
@@ -773,7 +917,7 @@ def _without_order(command: Command) -> object:
 
 
 EngineMachine.TestCase.settings = settings(
-    max_examples=600,
+    max_examples=1_000,
     stateful_step_count=35,
     deadline=None,
     report_multiple_bugs=False,

@@ -412,13 +412,15 @@ def test_above_what_was_seen_to_fit_one_at_a_time_is_tried_where_no_number_says_
     ledger.reserve("c", tokens(1_000), NOW)
     ledger.create("c", tokens(1_000), NOW)
     ledger.refuse("c", None, NOW, 0.0)
+    ledger.forget("c", NOW)
     ledger.release("a", NOW + 60)
     ledger.forget("a", NOW + 60)
-    ledger.reserve("d", tokens(90), NOW + 60)  # within what was there before
-    ledger.create("d", tokens(90), NOW + 60)
+    queue(ledger, NOW + 60, d=10, e=10)
+    ledger.reserve("f", tokens(70), NOW + 60)  # within what was there before
+    ledger.create("f", tokens(70), NOW + 60)
     assert ledger.fits(tokens(10), NOW + 60)
     assert not ledger.fits(tokens(11), NOW + 60)
-    ledger.admit("d", NOW + 61)
+    ledger.admit("f", NOW + 61)
     assert ledger.fits(tokens(11), NOW + 61)
 
 

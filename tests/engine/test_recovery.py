@@ -671,17 +671,17 @@ def test_rows_whose_batch_was_refused_before_they_are_asked_for_are_not_paid_ane
     assert (shell.stats().dormant, shell.stats().waiting + shell.stats().submitted) == (0, 2)
 
 
-def test_rows_that_wait_though_their_caller_left_are_not_paid_anew() -> None:
+def test_rows_whose_caller_left_do_not_wait_again_when_their_batch_did_not_run() -> None:
     shell = Shell()
     key = shell.opened(1, 2)
     shell.check(key, "in_progress")
-    shell.tell(Abandoned(frozenset((1,))))  # it may run: it is not taken out
+    shell.tell(Abandoned(frozenset((1,))))
     while not of(shell.wait(), Check):
         pass
     shell.tell(Checked((remote(key),), [status(key, "failed", problems=(UNSEEN,))]))
-    assert shell.stats().waiting == 2  # until the lane goes on
-    assert ask(shell, 1) == []
-    assert rows_of(only(shell.wait(), Upload).batch.runs) == [1, 2]
+    assert shell.stats().waiting == 1  # until the lane goes on
+    assert only(ask(shell, 1), Anew).numbers == [1]
+    assert rows_of(only(shell.wait(), Upload).batch.runs) == [2]
 
 
 def test_rows_come_back_to_a_lane_that_nobody_has_called_yet() -> None:
@@ -746,3 +746,8 @@ def test_of_two_batches_with_one_remote_id_the_second_is_looked_for() -> None:
     _, commands = recovered(accepted(1, 2), packed(1, 1), uploaded(), created(), packed(2, 2), uploaded(SECOND), twice)
     assert only(commands, Find).keys == (SECOND,)
     assert only(commands, Check).keys == (OLD,)
+
+
+def test_rows_of_batches_that_were_created_are_said_to_run() -> None:
+    shell, _ = recovered(accepted(1, 2, 3), packed(1, 1), uploaded(), created())
+    assert shell.engine.running((1, 2, 3)) == {1}

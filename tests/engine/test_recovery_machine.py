@@ -2,7 +2,8 @@
 
 The test is the journal, the shell of each process, and the provider. A process records the facts of one event together;
 what depends on them is done afterwards. It may die before or after either: of what was under way anything may have
-happened at the provider, whose listings lag by less than the lookup.
+happened at the provider, whose listings lag by less than the lookup. What no file has answered goes again, but nothing
+that was sent live.
 """
 
 import math
@@ -18,7 +19,8 @@ from engine_kit import NOW, POOL, make_run, rows_of, with_tokens
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from carpool.config import Timing
+from carpool.config import Retry, Timing
+from carpool.engine.batch import OVERDUE
 from carpool.engine.commands import (
     Anew,
     Cancel,
@@ -32,6 +34,7 @@ from carpool.engine.commands import (
     Fail,
     Find,
     Record,
+    SendLive,
     Settle,
     Step,
     Upload,
@@ -49,12 +52,15 @@ from carpool.engine.events import (
     Created,
     Discarded,
     Done,
+    Escalate,
+    Escalated,
     Event,
     Failed,
     Flush,
     Learned,
     Leave,
     Limited,
+    LiveEnded,
     NotFound,
     Packed,
     Recovered,
@@ -73,8 +79,9 @@ Stamped: TypeAlias = tuple[float, Event]
 
 TIMING = Timing(linger=1, max_linger=3, poll_min=2, poll_max=60, poll_fraction=0.05, lookup=10)
 LANES = (Lane("/v1/responses", "a"), Lane("/v1/embeddings", "a"))  # of one queue
-RECORDED = (Accepted, Packed, Uploaded, Created, Settled, Done, Cleared, Learned, Discarded)
-DEPENDENT = (Upload, Create, Cancel, Delete, Discard)
+RECORDED = (Accepted, Packed, Uploaded, Created, Settled, Done, Cleared, Learned, Discarded, Escalated)
+ODD = [(500, ""), (0, "batch_expired"), (400, "")]
+RETRY = Retry(max_attempts=2, max_expiries=2)
 COURSE = ["validating", "scheduling", "in_progress", "finalizing", "cancelling"]
 ENDS = ["completed", "expired", "cancelled", "failed"]
 FAILURES: dict[type[Step], list[str]] = {
@@ -98,6 +105,7 @@ class Remote:
     file_id: str
     status: BatchStatus
     visible_at: float
+    created_at: float
     past: list[str] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
 
@@ -132,16 +140,18 @@ class Provider:
         self.files[file_id] = batch.key
         return file_id
 
-    def create(self, step: Create, now: float, lag: float) -> Remote:
-        """Create a batch: what is in one already that may run is paid twice."""
+    def create(self, step: Create, now: float, lag: float, over: Collection[str]) -> Remote:
+        """Create a batch: what is in one that may run, or whose files may hold answers yet, is paid twice."""
         batch, rows = step.batch, rows_of(step.batch.runs)
         assert self.files.get(step.file_id) == batch.key, "the input of another batch, or a deleted one"
         assert batch.key not in self._keys, "created twice"
         self._keys.add(batch.key)
         others = {other.status.id: other for row in rows for other in self.of_row.get(row, ())}
-        assert {other.status.status for other in others.values()} <= {"failed"}, "rows are paid twice"
+        for other in others.values():
+            assert other.key in over, "rows are sent again before their batch is over"
+            assert other.is_over or now - other.created_at >= OVERDUE, "rows are paid twice"
         id_ = f"batch_{len(self.remotes) + 1}"
-        remote = Remote(batch.key, rows, step.file_id, BatchStatus(id_, batch.key, "validating"), now + lag)
+        remote = Remote(batch.key, rows, step.file_id, BatchStatus(id_, batch.key, "validating"), now + lag, now)
         self.remotes[id_] = remote
         for row in rows:
             self.of_row.setdefault(row, []).append(remote)
@@ -174,26 +184,26 @@ class Journal:
         self.kept: set[str] = set()  # batches whose files may hold answers yet
         self.learned: dict[Queue, Stamped] = {}
         self.discarded: set[int] = set()
+        self.escalated: list[tuple[float, Escalated]] = []
+        self.over: set[str] = set()  # batches
         self._numbers: set[int] = set()
 
     def record(self, facts: Iterable[Stamped]) -> None:
         """Take facts, all of them."""
         for at, fact in facts:
             self._take(fact, at)
-        needed = {run.segment for runs in self.runs.values() for run in runs}
+        runs = [run for runs in self.runs.values() for run in runs]
+        needed = {run.segment for run in runs if not self.settled.issuperset(run.rows)}
         assert needed.isdisjoint(self.discarded), "a batch needs a segment that was discarded"
 
     def _take(self, fact: Event, at: float) -> None:
         match fact:
             case Accepted(run=run):
                 self.accepted.append((at, Accepted(fact.lane, run.part(0, len(run)), fact.rich)))
-            case Packed(number=number):
-                assert number not in self._numbers, "a batch number was given twice"
-                self._numbers.add(number)
-                self.batches[number] = [(at, fact)]
+            case Packed():
+                self._packed(fact, at)
             case Uploaded(key=key) | Created(key=key):
-                if number_of(key) in self.batches:
-                    self.batches[number_of(key)].append((at, fact))
+                self.batches.get(number_of(key), []).append((at, fact))
             case Settled(rows=rows):
                 self.settled.update(rows)
             case Done():
@@ -204,8 +214,21 @@ class Journal:
                 self.learned[queue] = at, fact
             case Discarded(segment=segment):
                 self._discard(segment)
+            case Escalated(runs=runs):
+                self.escalated += [(at, Escalated(fact.lane, (run,))) for run in runs]
+
+    @property
+    def lived(self) -> set[int]:
+        """Give the rows that were sent live, or may have been."""
+        return {row for _, fact in self.escalated for row in rows_of(fact.runs)}
+
+    def _packed(self, fact: Packed, at: float) -> None:
+        assert fact.number not in self._numbers, "a batch number was given twice"
+        self._numbers.add(fact.number)
+        self.batches[fact.number] = [(at, fact)]
 
     def _done(self, fact: Done, at: float) -> None:
+        self.over.add(fact.key)
         ((packed_at, _), *_) = self.batches.pop(number_of(fact.key))
         self.done.append(packed_at)
         if fact.leaves is not None:
@@ -217,6 +240,7 @@ class Journal:
         assert segment not in self.discarded
         self.discarded.add(segment)
         self.accepted = [entry for entry in self.accepted if entry[1].run.segment != segment]
+        self.escalated = [entry for entry in self.escalated if entry[1].runs[0].segment != segment]
 
     @property
     def runs(self) -> dict[int, tuple[Run, ...]]:
@@ -234,11 +258,13 @@ class Journal:
         told.append((now, Spent(tuple(sorted(at for at in self.done if at > now - 3_600)))))
         told += self._accepted_again(shards)
         needed = {fact.run.segment for _, fact in told if isinstance(fact, Accepted)}
+        needed |= {run.segment for runs in self.runs.values() for run in runs}
         for segment in {fact.run.segment for _, fact in self.accepted if shard_of(fact.run.segment) in shards} - needed:
             self._discard(segment)
         batches = (facts for number, facts in sorted(self.batches.items()) if shard_of(number) in shards)
         leftovers = (left for number, left in sorted(self.leftovers.items()) if shard_of(number) in shards)
-        return [*told, *chain.from_iterable(batches), *leftovers]
+        escalated = (entry for entry in self.escalated if shard_of(entry[1].runs[0].segment) in shards)
+        return [*told, *chain.from_iterable(batches), *escalated, *leftovers]
 
     def _accepted_again(self, shards: Collection[int]) -> Iterator[tuple[float, Accepted]]:
         for at, fact in self.accepted:
@@ -274,7 +300,7 @@ class Process:
         self.machine = machine
         self.shard = shard
         self.shards = {shard}
-        self.engine = Engine(POOL, TIMING, machine.limits, span_of(shard)[0])
+        self.engine = machine.new_engine(shard)
         self.groups: deque[Group] = deque()  # not recorded yet
         self.steps: list[Step] = []  # outstanding
         self.counts: list[Count] = []  # outstanding
@@ -285,6 +311,12 @@ class Process:
         self.nowhere: set[int] = set()  # that are said to be nowhere: they are paid anew
         self.ended: set[int] = set()
         self.batches: dict[str, list[int]] = {}
+        self.calls: list[int] = []  # rows whose live calls are under way
+        self.flying: set[int] = set()  # these, and those whose calls wait for the journal
+        self.lived: set[int] = set()  # rows that were ever sent live
+        self.lost: set[int] = set()  # that an earlier process sent live in vain, and that are in no batch
+        self.ends: dict[str, str] = {}  # how batches ended, as far as was told
+        self.tries = Counter[int]()  # of rows, in batches that ran, in this process
         self.growing: dict[Lane, tuple[int, int]] = {}
         self.queues: set[Queue] = set()
         self._gathered: dict[str, list[int]] = {}
@@ -298,7 +330,7 @@ class Process:
     @property
     def is_idle(self) -> bool:
         """Tell whether nothing is under way."""
-        return not (self.steps or self.counts or self.groups)
+        return not (self.steps or self.counts or self.groups or self.calls)
 
     # --- feeding
 
@@ -319,29 +351,47 @@ class Process:
         match event:
             case Packed():
                 self._see_packed(event)
+            case Created(key=key, status=status):
+                self._see_status(key, status)
+            case Checked(statuses=statuses):
+                for status in statuses:
+                    self._see_status(self.machine.provider.remotes[status.id].key, status)
             case Done(key=key, batch_id=batch_id):
+                if self.ends.get(key) in ("completed", "expired", "cancelled"):
+                    self.tries.update(row for row in self.batches[key] if row in self.places)
                 del self.batches[key]
                 group.facts.append((self.now, settled(self._gathered.pop(batch_id or "", []))))
         if isinstance(event, RECORDED):
             group.facts.append((self.now, event))
 
+    def _see_settled(self, settle: Settle, group: Group) -> None:
+        self._see_ended(settle.numbers)
+        if settle.batch_id:
+            self._gathered.setdefault(settle.batch_id, []).extend(settle.numbers)
+        else:  # it came live: that is recorded at once
+            group.facts.append((self.now, settled(settle.numbers)))
+
+    def _see_status(self, key: str, status: BatchStatus) -> None:
+        if status.status in ENDS:
+            self.ends[key] = status.status
+
     def _take(self, command: Command, group: Group, events: deque[Event]) -> None:
         match command:
             case Record(fact=fact):
                 events.append(fact)
-            case Settle(batch_id=batch_id, numbers=numbers):
-                self._see_ended(numbers)
-                self._gathered.setdefault(batch_id, []).extend(numbers)
+            case Settle():
+                self._see_settled(command, group)
             case Fail(numbers=numbers, for_good=for_good):
                 self._see_ended(numbers)
                 if for_good:
                     group.facts.append((self.now, settled(numbers)))
             case Anew(numbers=numbers):
                 self._see_anew(numbers)
+            case SendLive():
+                self._see_sent_live(command)
+                group.then.append(command)
             case Count():
-                assert rows_of(command.runs)
-                assert not self.machine.journal.discarded & {run.segment for run in command.runs}
-                self.counts.append(command)
+                self._see_count(command)
             case Find() | Check() | Collect():
                 self._see_step(command)
             case _:
@@ -362,6 +412,12 @@ class Process:
         match command:
             case Upload() | Create():
                 self._see_step(command)
+            case SendLive():
+                rows = rows_of(command.runs)
+                assert self.machine.paid_live.isdisjoint(rows), "sent live twice"
+                assert self.machine.journal.lived.issuperset(rows), "sent live before it was recorded"
+                self.machine.paid_live.update(rows)
+                self.calls += rows
             case Cancel(remote_id=remote_id):
                 remote = self.machine.provider.remotes[remote_id]
                 if not remote.is_over:
@@ -380,6 +436,10 @@ class Process:
         assert {self.places[row].lane for row in rows} == {fact.lane}  # a row that has come to an end is a KeyError
         assert self.wanted.issuperset(rows), "sent though nobody asked for it"
         assert self.nowhere.isdisjoint(rows), "sent though it was said to be nowhere"
+        assert self.lived.isdisjoint(rows), "sent again though it was sent live"
+        assert self.machine.journal.lived.isdisjoint(rows), "sent again though an earlier process sent it live"
+        most = RETRY.max_attempts - 1 + RETRY.max_expiries - 1
+        assert max(self.tries[row] for row in rows) <= most, "sent too often"
         for key, others in self.batches.items():
             assert set(others).isdisjoint(rows), f"still in {key}"
         assert [line for run in fact.runs for line in lines_of(run)] == [self.machine.lines[row] for row in rows]
@@ -394,11 +454,25 @@ class Process:
             assert row not in self.nowhere, "settled though it was said to be nowhere"
             self.ended.add(row)
             del self.places[row]
+        self.lost.difference_update(numbers)
         self.awaited.difference_update(numbers)
         self.left.difference_update(numbers)
 
+    def _see_sent_live(self, command: SendLive) -> None:
+        rows = rows_of(command.runs)
+        assert {self.places[row].lane for row in rows} == {command.lane}
+        assert self.lived.isdisjoint(rows), "sent live twice"
+        assert not self.machine.journal.discarded & {run.segment for run in command.runs}
+        self.lived.update(rows)
+        self.flying.update(rows)
+
+    def _see_count(self, command: Count) -> None:
+        assert rows_of(command.runs)
+        assert not self.machine.journal.discarded & {run.segment for run in command.runs}
+        self.counts.append(command)
+
     def _see_anew(self, numbers: Collection[int]) -> None:
-        held = {row for rows in self.batches.values() for row in rows} - self.ended
+        held = {row for rows in self.batches.values() for row in rows if row in self.places}
         assert held.isdisjoint(numbers), "they are in a batch"
         known = self.places.keys() & numbers
         assert known <= self.left, "they are lost"
@@ -431,14 +505,46 @@ class Process:
             assert stats.enqueued >= 0
             assert stats.utilisation is None or 0 <= stats.utilisation <= 1.001
             assert min(stats.waiting, stats.submitted, stats.batches, stats.dormant) >= 0
+        self.lost &= self.places.keys()
         if not self.left:
             counted = {stats.lane: stats.waiting + stats.submitted + stats.dormant for stats in self.engine.lanes()}
-            known = Counter(place.lane for place in self.places.values())
+            apart = self.lost | self.alone | self.sent_in_vain
+            known = Counter(place.lane for row, place in self.places.items() if row not in apart)
             assert counted == {lane: known[lane] for lane in counted}
         if self.awaited and self.is_idle:
             assert self.engine.deadline() < math.inf, "callers wait for nothing"
 
+    @property
+    def alone(self) -> set[int]:
+        """Give the rows that are in no batch, and whose live calls are under way."""
+        held = self.engine._batches  # noqa: SLF001 - of one that is left to the next process no command may tell
+        batches = [rows for key, rows in self.batches.items() if held.get(key) is not None]
+        return self.flying.intersection(self.places).difference(*batches)
+
+    @property
+    def sent_in_vain(self) -> set[int]:
+        """Give the rows that an earlier process sent live, and that are in no batch: they are kept to be asked for."""
+        held = self.engine._batches  # noqa: SLF001 - as above
+        batches = [rows for key, rows in self.batches.items() if held.get(key) is not None]
+        lived = self.machine.journal.lived - self.flying
+        return lived.intersection(self.places).difference(*batches)
+
     # --- callers
+
+    def escalate(self, rows: frozenset[int]) -> None:
+        """Send rows live, wherever they are, but for those that were."""
+        self.feed(Escalate(rows))
+        assert rows <= self.lived | self.machine.journal.lived
+
+    def end_live(self, row: int, end: int | None) -> None:
+        """Let a live call come to its end."""
+        self.calls.remove(row)
+        alone = row in self.alone
+        self.flying.discard(row)
+        answer = None if end is None else Row(f"{POOL}-{row}", end, "", b"{}")
+        self.feed(LiveEnded(row, answer))
+        if alone or end == 200:
+            assert row not in self.places, "not settled by what its live call came to"
 
     def accept(self, lane: Lane, sizes: list[int], *, new_segment: bool) -> None:
         """Let rows join a lane."""
@@ -503,6 +609,9 @@ class Process:
                     self.places.update((row, Place(lane, run.segment)) for row in run.rows)
                 case Packed(number=number, runs=runs):
                     self.batches[f"{POOL}-b{number}"] = rows_of(runs)
+        lived = {row for _, fact in told if isinstance(fact, Escalated) for row in rows_of(fact.runs)}
+        lived &= self.places.keys()
+        self.lost |= lived.difference(*self.batches.values())
         return told
 
     def _told_again(self, facts: list[Stamped]) -> list[Stamped]:
@@ -513,6 +622,13 @@ class Process:
                 told += [(at, limited) for limited in self.limits_of(fact.lane.queue)]
             told.append((at, fact))
         return told
+
+
+def said(engine: Engine, event: Event, now: float) -> list[Command]:
+    """Tell an engine, and of what it wants recorded; gives all that it says."""
+    commands = engine.handle(event, now)
+    follow = [more for command in commands if isinstance(command, Record) for more in said(engine, command.fact, now)]
+    return [*commands, *follow]
 
 
 def lines_of(run: Run) -> Iterator[tuple[int, int, int]]:
@@ -546,6 +662,7 @@ class RecoveryMachine(RuleBasedStateMachine):
         self.limits = FileLimits(requests, 200, 7, per_hour)
         self.limit, self.source, self.lazy = limit, source, lazy
         self.now = NOW
+        self.paid_live: set[int] = set()  # rows
         self.journal = Journal()
         self.provider = Provider()
         self.alive: list[Process] = []
@@ -553,6 +670,9 @@ class RecoveryMachine(RuleBasedStateMachine):
         self.shards = 0
         self.lines: dict[int, tuple[int, int, int]] = {}  # where rows lie
         self.start()
+
+    def new_engine(self, shard: int) -> Engine:
+        return Engine(POOL, TIMING, self.limits, span_of(shard)[0], retry=RETRY, keeps=True)
 
     # --- processes
 
@@ -564,16 +684,16 @@ class RecoveryMachine(RuleBasedStateMachine):
         process = Process(self, self.shards)
         shards, self.dead = self.dead, set()
         told = process.take_over(shards)
-        one, other = (Engine(POOL, TIMING, self.limits, span_of(self.shards)[0]) for _ in range(2))
+        one, other = (self.new_engine(self.shards) for _ in range(2))
         for at, fact in told:
             one.replay(fact, at)
             other.replay(fact, at)
         assert one.lanes() == other.lanes() == process.engine.lanes()
-        assert one.handle(Recovered(), self.now) == other.handle(Recovered(), self.now)
+        assert said(one, Recovered(), self.now) == said(other, Recovered(), self.now)
         process.feed(Recovered())
         assert one.deadline() == other.deadline() == process.engine.deadline()
         later = min(self.now + 600, max(self.now, one.deadline()))
-        assert one.handle(Tick(), later) == other.handle(Tick(), later)
+        assert said(one, Tick(), later) == said(other, Tick(), later)
         assert one.lanes() == other.lanes()
         self.alive.append(process)
         self.go_ahead(process)
@@ -671,6 +791,23 @@ class RecoveryMachine(RuleBasedStateMachine):
             process.abandon(data.draw(st.frozensets(st.sampled_from(sorted(process.awaited)), min_size=1)))
             self.go_ahead(process)
 
+    @precondition(lambda self: any(process.awaited for process in self.alive))
+    @rule(data=st.data())
+    def escalate(self, data: st.DataObject) -> None:
+        process = self.draw_process(data)
+        rows = process.awaited - process.lost
+        if rows:
+            process.escalate(data.draw(st.frozensets(st.sampled_from(sorted(rows)), min_size=1)))
+            self.go_ahead(process)
+
+    @precondition(lambda self: any(process.calls for process in self.alive))
+    @rule(data=st.data(), end=st.sampled_from([200, 200, 400, None]))
+    def end_live(self, data: st.DataObject, end: int | None) -> None:
+        process = self.draw_process(data)
+        if process.calls:
+            process.end_live(data.draw(st.sampled_from(process.calls)), end)
+            self.go_ahead(process)
+
     # --- time
 
     @precondition(lambda self: self.alive)
@@ -750,7 +887,10 @@ class RecoveryMachine(RuleBasedStateMachine):
         """Let a step come to pass at the provider."""
         if isinstance(step, Upload):
             return self.provider.upload(step.batch)
-        return self.provider.create(step, self.now, data.draw(st.sampled_from([0.0, 5.0, TIMING.lookup - 0.1])))
+        return self.create(step, data.draw(st.sampled_from([0.0, 5.0, TIMING.lookup - 0.1])))
+
+    def create(self, step: Create, lag: float = 0.0) -> Remote:
+        return self.provider.create(step, self.now, lag, self.journal.over)
 
     def succeed(self, process: Process, data: st.DataObject) -> None:
         step = self.draw_step(process, data)
@@ -758,7 +898,7 @@ class RecoveryMachine(RuleBasedStateMachine):
             case Upload(batch=batch):
                 process.feed(Uploaded(batch.key, self.provider.upload(batch)))
             case Create(batch=batch):
-                remote = self.provider.create(step, self.now, data.draw(st.sampled_from([0.0, 5.0])))
+                remote = self.create(step, data.draw(st.sampled_from([0.0, 5.0])))
                 if data.draw(st.booleans()):
                     self.advance(remote, data)
                 process.feed(Created(batch.key, remote.status))
@@ -823,8 +963,16 @@ class RecoveryMachine(RuleBasedStateMachine):
 
     def answer(self, process: Process, step: Collect, data: st.DataObject) -> None:
         """Let all or some of the answers come."""
-        rows = self.provider.remotes[step.status.id].answered
-        process.feed(Answered(step.key, answers(rows[: data.draw(st.integers(0, len(rows)))])))
+        remote = self.provider.remotes[step.status.id]
+        rows = answers(remote.answered[: data.draw(st.integers(0, len(remote.answered)))])
+        others = data.draw(st.lists(st.sampled_from(remote.rows), max_size=3))
+        for row in others:
+            status_code, code = data.draw(st.sampled_from(ODD))
+            rows.append(Row(f"{POOL}-{row}", status_code, "", b"{}", code))
+        process.feed(Answered(step.key, rows))
+        ids = {row.custom_id for row in rows if row.ok}
+        well = [row for row in process.batches[step.key] if f"{POOL}-{row}" in ids]
+        assert process.places.keys().isdisjoint(well), "answered by a file, and not settled"
 
     # --- what must hold
 
@@ -847,7 +995,9 @@ class RecoveryMachine(RuleBasedStateMachine):
             self.run_out(process)
             unsettled = self.journal.unsettled(process.shards)
             assert sorted(unsettled) == sorted(process.places)
-            assert sum(stats.dormant for stats in process.engine.lanes()) == len(unsettled)
+            assert sum(stats.dormant for stats in process.engine.lanes()) == len(unsettled) - len(
+                process.lost | process.sent_in_vain
+            )
             self.bury(process)
         assert not self.journal.batches
         assert not self.journal.leftovers
@@ -859,6 +1009,8 @@ class RecoveryMachine(RuleBasedStateMachine):
             process.commit()
             if process.counts:
                 self.count(process)
+            elif process.calls:
+                process.end_live(process.calls[0], 200)
             elif process.steps:
                 self.behave(process, process.steps.pop(0))
             elif process.groups:
@@ -878,7 +1030,7 @@ class RecoveryMachine(RuleBasedStateMachine):
             case Upload(batch=batch):
                 process.feed(Uploaded(batch.key, self.provider.upload(batch)))
             case Create(batch=batch):
-                process.feed(Created(batch.key, self.provider.create(step, self.now, 0.0).status))
+                process.feed(Created(batch.key, self.create(step).status))
             case Find():
                 self.find(process, step)
             case Check(remote_ids=remote_ids):
@@ -893,7 +1045,7 @@ class RecoveryMachine(RuleBasedStateMachine):
 
 
 RecoveryMachine.TestCase.settings = settings(
-    max_examples=300,
+    max_examples=500,
     stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,

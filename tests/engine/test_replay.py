@@ -1,6 +1,6 @@
 """The facts alone, told again with their times, bring a fresh engine to the same state."""
 
-from engine_kit import LIMITS, POOL, TIMING, Shell, answer, of, only, problem, refused, remote, rows_of, status
+from engine_kit import LIMITS, ONCE, POOL, TIMING, Shell, answer, of, only, problem, refused, remote, rows_of, status
 from msgspec import structs
 
 from carpool.engine.commands import Check, Command, Create, Record, Upload
@@ -21,7 +21,7 @@ from carpool.models import NoRoom
 
 
 def replayed(shell: Shell) -> Engine:
-    engine = Engine(POOL, TIMING, LIMITS)
+    engine = Engine(POOL, TIMING, LIMITS, retry=ONCE)
     for fact, at in shell.facts:
         engine.handle(fact, at)
     return engine

@@ -4,6 +4,7 @@ import time
 from array import array
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -27,7 +28,18 @@ from journal_kit import (
     without_digests,
 )
 
-from carpool.engine.events import Accepted, Created, Delivered, Discarded, Done, Learned, Packed, Spent, Uploaded
+from carpool.engine.events import (
+    Accepted,
+    Created,
+    Delivered,
+    Discarded,
+    Done,
+    Escalated,
+    Learned,
+    Packed,
+    Spent,
+    Uploaded,
+)
 from carpool.journal import Known, Place, Summary
 from carpool.models import BatchProblem, BatchStatus, Lane, NoRoom, Queue
 from carpool.naming import shard_of, span_of
@@ -175,6 +187,79 @@ async def test_segments_that_were_discarded_are_not_told(home: Home) -> None:
     home.kill(journal)
     heir = await home.open()
     assert await load(heir) == [(NOW + 1, Accepted(LANE, mine.run(2, segment=2)))]
+    await heir.aclose()
+
+
+# --- sent live
+
+
+def sent_live(told: list[tuple[float, Any]]) -> dict[Lane, set[int]]:
+    """Give the rows that were sent live, by lane."""
+    rows: dict[Lane, set[int]] = {}
+    for _, fact in told:
+        if isinstance(fact, Escalated):
+            rows.setdefault(fact.lane, set()).update(row for run in fact.runs for row in run.rows)
+    return rows
+
+
+async def test_what_was_sent_live_is_told_to_every_process_that_follows(home: Home) -> None:
+    journal = await home.open()
+    mine = Course(journal)
+    rows, others = mine.run(1, 2, 3), mine.run(4, 5, segment=2, inputs=3)
+    await journal.record(*stamped(accepted(rows), accepted(others, EMBEDDINGS), *mine.opened(1, rows)))
+    live = Escalated(LANE, (mine.run(1), mine.run(3, offset=20)))
+    await journal.record((NOW + 50, live), (NOW + 51, Escalated(EMBEDDINGS, (mine.run(4, segment=2, inputs=3),))))
+    home.kill(journal)
+    for _ in range(3):
+        heir = await home.open()
+        told = await load(heir)
+        assert sent_live(told) == {LANE: set(mine.rows(1, 3)), EMBEDDINGS: set(mine.rows(4))}
+        assert next(at for at, fact in told if isinstance(fact, Escalated)) == NOW + 50
+        kinds = [type(fact) for _, fact in told]
+        assert kinds.index(Escalated) > max(kinds.index(Accepted), kinds.index(Created))
+        home.kill(heir)
+
+
+async def test_what_was_sent_live_is_told_to_the_living_who_take_it_over_and_to_nobody_else(home: Home) -> None:
+    living, other = await home.open(), await home.open()
+    theirs = Course(other)
+    await other.record(*stamped(accepted(theirs.run(1, 2)), Escalated(LANE, (theirs.run(1),))))
+    assert await load(living) == []
+    home.kill(other)
+    assert sent_live(await load(living)) == {LANE: set(theirs.rows(1))}
+    third = await home.open()
+    assert await load(third) == await load(living) == []
+    await living.aclose()
+    await third.aclose()
+
+
+async def test_what_was_sent_live_and_answered_is_found_and_does_not_wait(home: Home) -> None:
+    """Its answer came with no batch."""
+    journal = await home.open()
+    mine = Course(journal)
+    answer = settled("", mine.file(1), mine.rows(1), given=True)
+    await journal.record(*stamped(accepted(mine.run(1, 2)), Escalated(LANE, (mine.run(1, 2),)), answer))
+    home.kill(journal)
+    heir = await home.open()
+    told = await load(heir)
+    assert [list(fact.run.rows) for _, fact in told if isinstance(fact, Accepted)] == [mine.rows(2)]
+    assert set(mine.rows(2)) <= sent_live(told)[LANE]
+    place = Place(mine.file(1), "", 0, 100, True)
+    first = mine.rows(1)[0]
+    assert await find(heir, first) == {first: [Known(first, place)]}
+    await heir.aclose()
+
+
+async def test_what_was_sent_live_is_forgotten_with_its_segment(home: Home) -> None:
+    journal = await home.open()
+    mine = Course(journal)
+    live = [Escalated(LANE, (mine.run(1),)), Escalated(LANE, (mine.run(2, segment=2),))]
+    await journal.record(*stamped(accepted(mine.run(1)), accepted(mine.run(2, segment=2)), *live))
+    done = settled("", mine.file(1), mine.rows(1))
+    await journal.record(*stamped(done, Discarded(mine.run(1).segment), at=NOW + 9))
+    home.kill(journal)
+    heir = await home.open()
+    assert sent_live(await load(heir)) == {LANE: set(mine.rows(2))}
     await heir.aclose()
 
 

@@ -25,6 +25,7 @@ from carpool.engine.events import (
     Delivered,
     Discarded,
     Done,
+    Escalated,
     Event,
     Learned,
     Packed,
@@ -211,6 +212,18 @@ class JournalMachine(RuleBasedStateMachine):
         waiting += [part for run in runs for part in without(run, set(came))]
         waiting.sort(key=lambda run: run.rows[0])
 
+    @rule(index=st.integers(0, 9), lane=st.sampled_from(LANES), data=st.data())
+    def escalate(self, index: int, lane: Lane, data: st.DataObject) -> None:
+        """Send rows live, whether they wait or travel."""
+        process = self.process(index)
+        runs = [*process.waiting[lane], *(run for of, runs, _ in process.open.values() if of == lane for run in runs)]
+        singles = [part for run in runs for part in without(run, set())]
+        if singles:
+            chosen = data.draw(
+                st.lists(st.sampled_from(singles), min_size=1, max_size=4, unique_by=lambda run: run.rows[0])
+            )
+            self.record(process, *(Escalated(lane, (run,)) for run in chosen))
+
     @rule(index=st.integers(0, 9), lane=st.sampled_from(LANES))
     def fail(self, index: int, lane: Lane) -> None:
         """Let the first row that waits fail."""
@@ -280,11 +293,23 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 def in_no_order(told: list[Stamped]) -> list[Stamped]:
-    """Forget what has no order, and when it was that the past hour was looked at."""
+    """Forget what has no order, when it was that the past hour was looked at, and what was sent live and is over."""
     learned = [fact for fact in told if isinstance(fact[1], Learned)]
     learned.sort(key=lambda fact: fact[0])
     spent: list[Stamped] = [(0.0, fact) for _, fact in told if isinstance(fact, Spent)]
-    return [*learned, *spent, *(fact for fact in told if not isinstance(fact[1], Learned | Spent))]
+    rest = [fact for fact in told if not isinstance(fact[1], Learned | Spent | Escalated)]
+    there = {row for _, fact in rest if isinstance(fact, Accepted) for row in fact.run.rows}
+    there |= {row for _, fact in rest if isinstance(fact, Packed) for run in fact.runs for row in run.rows}
+    live = {
+        (at, row): Escalated(fact.lane, (part,))
+        for at, fact in told
+        if isinstance(fact, Escalated)
+        for run in fact.runs
+        for part in without(run, set())
+        for row in part.rows
+        if row in there
+    }
+    return [*learned, *spent, *rest, *((at, live[at, row]) for at, row in sorted(live))]
 
 
 def replayed(process: Process, told: Iterable[Stamped]) -> tuple[list[Command], tuple[LaneStats, ...], float]:

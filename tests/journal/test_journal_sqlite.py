@@ -107,6 +107,7 @@ async def test_nothing_grows_with_the_history_but_what_requests_are_known_by(fol
         "shard": 1,
         "request": 40 * 8,
         "accepted": 0,
+        "escalated": 0,
         "batch": 40,
         "outcome": 40,
         "learned": 1,

@@ -127,8 +127,6 @@ def test_a_status_0_without_body_is_a_failure() -> None:
         b"[]",
         b"null",
         b'"text"',
-        b'{"custom_id":null,"response":null}',
-        b'{"custom_id":7}',
         b'{"response":{"status_code":200,"body":{}}}',
         b'{"custom_id":"a","response":{"status_code":200,"body":{"cut',
         b'{"custom_id":null,"response":{"status_code":2',
@@ -141,6 +139,11 @@ def test_a_status_0_without_body_is_a_failure() -> None:
 def test_what_is_no_row_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         parse_row(line)
+
+
+@pytest.mark.parametrize("line", [b'{"custom_id":null,"response":null}', b'{"custom_id":7}'])
+def test_a_row_whose_id_is_no_text_is_a_strangers(line: bytes) -> None:
+    assert parse_row(line).custom_id == ""
 
 
 @pytest.mark.parametrize("depth", [100, 400, 600, 900, 5_000])
@@ -156,6 +159,52 @@ def test_an_answer_with_half_a_surrogate_in_it_is_an_answer() -> None:
     read = parse_row(b'{"custom_id":"a","response":{"status_code":200,"body":{"x":"\\ud83d"}},"error":null}')
     assert read.ok
     assert json.loads(read.body) == {"x": "\ud83d"}
+
+
+@pytest.mark.parametrize(
+    ("status", "read"),
+    [("200", 200), (200.0, 200), ("503", 503), (True, 0), (200.5, 0), (-200, 0), ("2e2", 0), ("²", 0), ("20000", 0)],
+)
+def test_a_status_may_be_written_as_a_text_or_with_a_decimal_point(status: object, read: int) -> None:
+    assert row(custom_id="a", response={"status_code": status, "body": BODY}, error=None).status_code == read
+
+
+def test_a_body_that_is_a_json_string_tells_of_the_error_in_it() -> None:
+    read = row(custom_id="a", response={"status_code": 400, "body": json.dumps(REFUSED)}, error=None)
+    assert (read.code, read.message) == ("invalid", "bad")
+
+
+@pytest.mark.parametrize("body", ["no JSON", "[" * 200_000])
+def test_a_body_that_is_a_text_is_the_error(body: str) -> None:
+    read = row(custom_id="a", response={"status_code": 502, "body": body}, error=None)
+    assert (read.status_code, read.code, read.message) == (502, "error", body)
+
+
+# --- a row that is written
+
+
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize("body", [b'{"x":1.50,"y":"\\ud83d"}', b'{"x" : "\xe2\x80\xa8"}', b"[]", b"null"])
+def test_an_answer_that_is_written_as_a_line_is_read_as_it_was(body: bytes, status: int) -> None:
+    line = OpenAI().row_line("p-7", Row("", status, "req", body))
+    assert line.endswith(b"\n")
+    assert b"\n" not in line[:-1]
+    read = parse_row(line[:-1])
+    assert (read.custom_id, read.status_code, read.request_id, read.ok) == ("p-7", status, "req", status == 200)
+    assert json.loads(read.body) == json.loads(body)
+
+
+def test_an_answer_of_several_lines_is_written_on_one() -> None:
+    line = OpenAI().row_line("p-7", Row("", 200, "", b'{\n  "x": 1\n}'))
+    assert line.count(b"\n") == 1
+    assert json.loads(parse_row(line[:-1]).body) == {"x": 1}
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\n"])
+def test_an_answer_that_is_no_json_is_written_as_a_text(body: bytes) -> None:
+    line = OpenAI().row_line("p-7", Row("", 200, "", body))
+    assert line.count(b"\n") == 1
+    assert parse_row(line[:-1]).body == body.decode(errors="replace").encode()
 
 
 # --- where a row lies

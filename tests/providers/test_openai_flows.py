@@ -278,6 +278,13 @@ def test_a_live_call_is_sent_once_and_its_reply_read_as_a_row() -> None:
     assert (row.ok, row.status_code, row.body, row.custom_id) == (True, 200, b'{"data":[]}', "")
 
 
+def test_a_live_call_in_the_flex_tier_says_so_and_has_more_time() -> None:
+    call = next(openai.live(CALL, "flex"))
+    assert json.loads(call.json or b"") == {**json.loads(CALL.body), "service_tier": "flex"}
+    assert call.patience == 900.0
+    assert not call.repeat
+
+
 @pytest.mark.parametrize(
     ("reply", "code", "message"),
     [

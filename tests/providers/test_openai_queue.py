@@ -282,14 +282,15 @@ def test_truth_values_are_no_counts_of_answers() -> None:
     ],
 )
 def test_an_answer_tells_what_its_prompt_was_billed(body: object, tokens: int) -> None:
-    assert openai.input_tokens(Row("a", 200, "", json.dumps(body).encode())) == tokens
+    usage = openai.usage(Row("a", 200, "", json.dumps(body).encode()))
+    assert (0 if usage is None else usage.input_tokens) == tokens
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b'{"usage":{"prompt_tokens":12}', b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
 )
 def test_a_body_that_cannot_be_read_tells_nothing(body: bytes) -> None:
-    assert openai.input_tokens(Row("a", 200, "", body)) == 0
+    assert openai.usage(Row("a", 200, "", body)) is None
 
 
 # --- what a creation notes

@@ -1,10 +1,11 @@
 """What a reply other than a plain 200 means."""
 
 import json
+from typing import Any
 
 import pytest
 
-from carpool.models import CallFailed, Failure, Lane, PackedBatch, Reply
+from carpool.models import CallFailed, Failure, Flow, Lane, PackedBatch, Reply
 from carpool.providers.openai import OpenAI
 
 openai = OpenAI()
@@ -45,9 +46,9 @@ def error(message: str, code: str | None = None, type_: str = "invalid_request_e
         (404, b"", "gone"),
         (429, error("Rate limit reached", "rate_limit_exceeded"), "busy"),
         (429, b"slow down", "busy"),
-        (429, error("You exceeded your current quota", "insufficient_quota", "insufficient_quota"), "rejected"),
-        (429, error("Billing hard limit has been reached", "billing_hard_limit_reached"), "rejected"),
-        (400, error("Billing hard limit has been reached", "billing_hard_limit_reached"), "rejected"),
+        (429, error("You exceeded your current quota", "insufficient_quota", "insufficient_quota"), "budget"),
+        (429, error("Billing hard limit has been reached", "billing_hard_limit_reached"), "budget"),
+        (400, error("Billing hard limit has been reached", "billing_hard_limit_reached"), "budget"),
         (400, error("Invalid value: '/v1/x'. Supported values are: ...", "invalid_value"), "rejected"),
         (400, error("Expected a string, got an array", "invalid_type"), "rejected"),
         (402, error("balance"), "rejected"),
@@ -105,7 +106,9 @@ def test_a_refusal_without_a_code_has_none(status: int) -> None:
     "body", [b"<html>Welcome</html>", b"", b"[]", b'"text"', b"null", b"17", b'{"id": "file-1"', b"\xff", b"[" * 5_000]
 )
 def test_a_200_without_a_json_object_may_have_done_its_work(body: bytes) -> None:
-    for flow in (openai.upload(BATCH), openai.create(BATCH, "f"), openai.find({"k": "file"}, 0.0), openai.check(["a"])):
+    flows: list[Flow[Any]] = [openai.upload(BATCH), openai.create(BATCH, "f"), openai.check(["a"])]
+    flows += [openai.find({"k": "file"}, 0.0)] if body != b"[]" else []  # that is an empty listing
+    for flow in flows:
         next(flow)
         with pytest.raises(CallFailed) as caught:
             flow.send(Reply(200, body))

@@ -2,6 +2,7 @@
 
 import typer
 
+from .cancel import cancel
 from .emulate import emulate
 from .limits import limits
 
@@ -11,6 +12,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(cancel)
 app.command()(emulate)
 app.command()(limits)
 

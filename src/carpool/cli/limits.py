@@ -9,7 +9,7 @@ import typer
 
 from ..limits import TIERS, TableLimit, Tier, family_of, table, table_limit
 from ..providers.openai import Recent
-from . import listing
+from . import remote
 from .ending import ended, plain
 from .lanes import LaneSum, sum_up
 from .show import Screen, table_of, write_json
@@ -47,10 +47,10 @@ def limits(
     if not 0 < since <= _LONGEST:
         raise ended(2, f"--since is a number of hours above 0, at most {_LONGEST:,.0f}, not {since:g}")
     day = None if as_of is None else as_of.date()
-    key = None if table_alone else listing.key()
+    key = None if table_alone else remote.key()
     if key is not None:
         now = time.time()
-        server, recent = listing.recent(base_url, key, now - max(since * _HOUR, _LIFE))
+        server, recent = remote.recent(base_url, key, now - max(since * _HOUR, _LIFE))
         began = now - since * _HOUR
         lanes = sum_up(recent.batches, since=began, now=now, models=models or (), tier=tier, as_of=day)
         view = _View(server, recent, began, now, tier, lanes)

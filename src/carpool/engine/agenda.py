@@ -27,6 +27,12 @@ class Agenda(Generic[K]):
             self._at[name] = at, since
             heapq.heappush(self._heap, (at, since, str(name), name))
 
+    def advance(self, name: K, at: float) -> None:
+        """Let `name`, which is due some time, be due at `at` at the latest."""
+        due, since = self._at.get(name, (-math.inf, 0.0))
+        if due > at:
+            self.set(name, at, since)
+
     def drop(self, name: K) -> None:
         """Forget `name`."""
         self._at.pop(name, None)

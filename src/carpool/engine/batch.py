@@ -4,9 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from itertools import chain
 
-from msgspec import structs
-
-from ..models import BatchStatus, Failure, Lane, Load, PackedBatch, Row, Run
+from ..models import BatchStatus, Lane, Load, PackedBatch, Row, Run
 from .packing import common, sum_loads
 
 
@@ -29,6 +27,7 @@ class Step(Enum):
     LOST = auto()
     NOT_FOUND = auto()
     ENDED = auto()
+    SHORT = auto()
     DONE = auto()
 
 
@@ -43,6 +42,7 @@ STEPS: dict[tuple[Stage, Step], Stage] = {
     (Stage.LOST, Step.DONE): Stage.DONE,
     (Stage.OPEN, Step.ENDED): Stage.ENDED,
     (Stage.OPEN, Step.DONE): Stage.DONE,
+    (Stage.ENDED, Step.SHORT): Stage.OPEN,
     (Stage.ENDED, Step.DONE): Stage.DONE,
 }
 
@@ -110,12 +110,19 @@ def on_failure(stage: Stage, kind: str) -> Do:
 _PATIENCE: dict[Stage, float] = {Stage.LOST: 90_000.0, Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
 _SHORT_PATIENCE = 900.0  # before the creation; and for a refused key, or what is said to be gone, at any time
 VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
-OVERDUE = 172_800.0  # twice the window: a batch that is not over by then is cancelled, and ends for us
+OVERDUE = 172_800.0  # twice the window: a batch that is not over by then is cancelled
+CANCELLING = 3_600.0  # and ends for us, when it is not over so long after (half an hour was seen, contracts A5)
 
 
 def patience(stage: Stage, kind: str) -> float:
     """Give the seconds that a step may go on failing in this way."""
     return _SHORT_PATIENCE if kind in ("auth", "gone") else _PATIENCE.get(stage, _SHORT_PATIENCE)
+
+
+_ENDED_EARLY = frozenset({"batch_expired", "batch_cancelled"})  # codes of rows to which their batch never came
+UNDONE = _ENDED_EARLY | {"request_timeout"}
+_STRANGERS = 1_000  # ids that are kept, to be counted
+_REASONS = 3  # that are quoted
 
 
 class Batch:
@@ -138,13 +145,30 @@ class Batch:
         self.attempts = 0  # at the present step
         self.checks = 0
         self.reads = 0  # of all its files
+        self.looks = 0  # for the names of its files
+        self.cuts = 0  # of these, that ended in the middle of a line
         self.billed = self.input_tokens = 0  # rows that said what they cost, and what they cost together
         self.abandoned: set[int] = set()  # rows that nobody awaits any more
+        self.escaped: set[int] = set()  # rows that were sent live, and are not to run in it
+        self.unawaited_since: float | None = None  # since when it holds no others
+        self.revoked = False  # cancelled on purpose
+        self.unclaimed: list[tuple[int, Row]] = []  # of the rows that came last
+        self.failed: dict[int, Row] = {}  # that may fare better another time
+        self.lived: set[int] = set()  # rows that were answered live
+        self.billed_twice: list[Row] = []  # and by the batch as well
+        self.gone: set[int] = set()  # rows that ended in an earlier process
+        self.refusals: list[str] = []  # why the first rows were refused for good
+        self.refused = 0  # how many
+        self.well = 0  # rows that were answered
+        self.strangers: set[tuple[str, int]] = set()  # ids in its files that nobody sent with it, and where they stand
+        self.was_late = False  # and that was told
+        self.overdue_since: float | None = None  # when it was cancelled, as it would not end
         self.again = False  # an upload without a reply may have arrived
         self.unsure_until = 0.0  # until then listings may not show it
         self.recovered = False  # from an earlier process, which may or may not have gone further than it recorded
         self.asked: set[int] | None = None  # of an earlier process: the rows that somebody has asked for again
         self._open: set[int] | None = None
+        self._sent: frozenset[int] | None = None  # all rows, once that is asked
 
     def step(self, step: Step) -> None:
         """Move on; an illegal step is a KeyError."""
@@ -189,10 +213,25 @@ class Batch:
         return self.total if self._open is None else len(self._open)
 
     @property
+    def untold(self) -> int:
+        """Count the rows that no file has told of."""
+        return self.unsettled - len(self.failed)
+
+    @property
     def falls_short(self) -> bool:
         """Tell whether the files held fewer rows than they should (traps 11): the provider counts more, or all ran."""
-        all_ran = self.status.status == "completed" and self.unsettled > 0
-        return all_ran or (self.status.answered or 0) > self.total - self.unsettled
+        status = self.status
+        all_ran = status.status == "completed" and self.untold > 0
+        untold, well = self.untold + len(self.lived), self.well - len(self.lived)  # what came live, no file has told of
+        # Rows without a status were seen among those that count as completed (contracts A7, rule 8).
+        odd = sum(row.status_code == 0 and row.code not in UNDONE for row in self.failed.values())
+        few = (status.answered or 0) > self.total - untold or (status.succeeded or 0) > well + odd
+        return all_ran or few
+
+    @property
+    def mostly_failed(self) -> bool:
+        """Tell whether the server had no answer to most of what it ran."""
+        return 2 * sum(row.code not in _ENDED_EARLY for row in self.failed.values()) > self.total
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -217,92 +256,103 @@ class Batch:
 
     @property
     def open(self) -> set[int]:
-        """Give the numbers of the rows that are not settled; built when the first answer comes."""
+        """Give the numbers of the rows that are not settled; built when the first answer comes, or a caller goes."""
         if self._open is None:
             self._open = set(self.rows)
         return self._open
 
     def recall(self, rows: Sequence[int]) -> set[int]:
         """Say which of these rows, in order, are here and not settled: somebody awaits them again."""
-        held = {row for run in self.runs for row in common(run.rows, rows)}
-        if self._open is not None:
-            held &= self._open
-        self.abandoned -= held
+        held = self.holds(rows)
+        if held:
+            self.abandoned -= held
+            self.unawaited_since = None
         if self.asked is not None:
             self.asked |= held
         return held
 
+    def holds(self, rows: Sequence[int]) -> set[int]:
+        """Say which of these rows, in order, are here and not settled."""
+        if self._open is not None and len(rows) <= len(self.runs):
+            return self._open.intersection(rows)
+        held = {row for run in self.runs for row in common(run.rows, rows)}
+        return held if self._open is None else held & self._open
+
+    def forget_ended(self, unsettled: Iterable[int]) -> None:
+        """Take note that of its rows all others ended in an earlier process."""
+        left = set(unsettled)
+        if len(left) < self.total:
+            self._open = left
+            self.gone = set(self.rows) - left
+            self.lived = set(self.gone)  # nothing else ends before its batch
+            self.well = len(self.gone)
+
+    def abandon(self, rows: set[int], now: float) -> None:
+        """Note that nobody awaits these rows any more."""
+        self.abandoned |= rows
+        self.look_who_waits(now)
+
+    def look_who_waits(self, now: float) -> None:
+        """Note since when nobody awaits it."""
+        if self.unawaited_since is None and self.unsettled <= len(self.abandoned) and self.open <= self.abandoned:
+            self.unawaited_since = now
+
     def claim(self, pool: str, rows: Iterable[Row]) -> tuple[list[int], list[Row]]:
-        """Settle rows: each once (the first counts), and only those that this batch holds."""
+        """Settle answers: each request once (the first counts), and only those that are here and open.
+
+        The rows of open requests that are no answers are given in `unclaimed`; what nobody sent is counted.
+        """
         prefix = f"{pool}-"
         start = len(prefix)
         open_ = self.open
         numbers: list[int] = []
-        claimed: list[Row] = []
+        answers: list[Row] = []
+        self.unclaimed.clear()
         for row in rows:
             custom_id = row.custom_id
-            if custom_id.startswith(prefix) and len(custom_id) < start + 20 and custom_id[start:].isdecimal():
-                number = int(custom_id[start:])
-                if number in open_ and str(number) == custom_id[start:]:
-                    open_.remove(number)
-                    numbers.append(number)
-                    claimed.append(row)
-        return numbers, claimed
+            if not (custom_id.startswith(prefix) and len(custom_id) < start + 20 and custom_id[start:].isdecimal()):
+                self._note_stranger(row)
+                continue
+            number = int(custom_id[start:])
+            if number not in open_ or str(number) != custom_id[start:]:
+                self._note_odd(number, row)
+            elif row.ok:
+                open_.remove(number)
+                numbers.append(number)
+                answers.append(row)
+            else:
+                self.unclaimed.append((number, row))
+        if self.failed:  # some may have been answered after all
+            for number in numbers:
+                self.failed.pop(number, None)
+        self.well += len(numbers)
+        return numbers, answers
 
+    def _note_odd(self, number: int, row: Row) -> None:
+        """Note a row that is not open: one that came live, for once, or was never sent; others come twice."""
+        if self._sent is None:
+            self._sent = frozenset(self.rows)
+        if number not in self._sent or not row.custom_id.endswith(f"-{number}"):
+            self._note_stranger(row)
+        elif number in self.lived:
+            self.lived.discard(number)
+            self.billed_twice += [row] if row.ok else []
 
-def for_rows(stage: Stage, failure: Failure) -> Failure:
-    """Say to the rows of a batch why its step failed for good."""
-    if failure.kind in ("auth", "disk", "full", "failed"):
-        return failure
-    if stage is Stage.LOST:
-        message = f"Whether the batch was created cannot be found out: {failure.message}"
-        return structs.replace(failure, kind="failed", message=message)
-    if stage in (Stage.OPEN, Stage.ENDED):
-        return structs.replace(
-            failure, kind="missing", message=f"The batch's answers are out of reach: {failure.message}"
-        )
-    return structs.replace(failure, kind="failed" if failure.kind in ("busy", "lost") else "rejected")
+    def _note_stranger(self, row: Row) -> None:
+        if len(self.strangers) < _STRANGERS:
+            self.strangers.add((row.custom_id, row.offset))
 
+    def refuse(self, reason: str) -> None:
+        """Note that a row was refused for good; the first reasons are kept."""
+        self.refused += 1
+        if len(self.refusals) < _REASONS:
+            self.refusals.append(reason)
 
-_LEFT_OVER: dict[str, Failure] = {
-    "completed": Failure("missing", "The batch was completed, but neither of its files mentions this request."),
-    "expired": Failure("expired", "The completion window ended before this request ran.", code="batch_expired"),
-    "cancelled": Failure("cancelled", "The batch was cancelled before this request ran.", code="batch_cancelled"),
-}
-
-
-def left_over(status: BatchStatus) -> Failure:
-    """Say what became of the rows that no file of an ended batch mentions."""
-    if status.status != "failed":
-        return _LEFT_OVER[status.status]
-    if not status.problems:
-        return Failure("failed", "The provider failed the whole batch and gave no reason.")
-    first = status.problems[0]
-    more = f" (and {len(status.problems) - 1} more problems)" if len(status.problems) > 1 else ""
-    return Failure("rejected", f"The provider refused the whole batch: {first.message}{more}", code=first.code)
-
-
-def condemned(status: BatchStatus, rows: Iterable[int]) -> dict[int, Failure]:
-    """Say which rows a failed validation names: they alone are to blame (traps 4)."""
-    named = {p.line: p for p in status.problems if p.line is not None}
-    if status.status != "failed" or not named:
-        return {}
-    return {
-        row: Failure("rejected", named[line].message, code=named[line].code)
-        for line, row in enumerate(rows, 1)
-        if line in named
-    }
-
-
-def has_files(status: BatchStatus) -> bool:
-    """Tell whether there is anything to read."""
-    return status.output_file_id is not None or status.error_file_id is not None
-
-
-def input_unseen(status: BatchStatus) -> bool:
-    """Tell whether the validation did not see the input file yet (traps 12): nothing ran, nothing is wrong."""
-    named = [p for p in status.problems if p.line is None and "cannot find file" in p.message.lower()]
-    return status.status == "failed" and bool(named)
+    def settle(self, number: int, *, well: bool) -> None:
+        """Note that a row has come to its end, by an answer where `well`."""
+        self.open.remove(number)
+        self.failed.pop(number, None)
+        self.well += well
 
 
 def is_admitted(status: str) -> bool:

@@ -3,19 +3,19 @@
 The outcome of each `Step` comes back as an event, or as `Failed` for its `keys`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
 
-from ..models import BatchStatus, Failure, Lane, PackedBatch, Row, Run, Sought
-from .events import Done, Learned, Packed, Returned, Settled
+from ..models import Attempt, BatchStatus, Failure, Lane, Notice, PackedBatch, Row, Run, Sought
+from .events import Done, Escalated, Learned, Packed, Returned, Settled
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """Record a fact that the engine decided, and feed it back."""
 
-    fact: Packed | Returned | Done | Learned | Settled
+    fact: Packed | Returned | Done | Learned | Settled | Escalated
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
@@ -84,22 +84,52 @@ class Collect(msgspec.Struct, frozen=True, gc=False):
         return (self.key,)
 
 
+class SendLive(msgspec.Struct, frozen=True, gc=False):
+    """Send each of these rows live, once; what comes of each is told as `LiveEnded`."""
+
+    lane: Lane
+    runs: tuple[Run, ...]
+
+
 class Settle(msgspec.Struct, frozen=True, gc=False):
-    """Give these rows, which lie in the downloaded file `file`, to whoever awaits their `numbers`."""
+    """Give these rows, which lie in the downloaded file `file`, to whoever awaits their `numbers`.
+
+    Those of no batch, whose id is "", came live. Of those that failed `attempts` tells how often.
+    """
 
     batch_id: str
+    lane: Lane
     numbers: Sequence[int]
     rows: Sequence[Row]
     file: str | None
+    attempts: Mapping[int, tuple[Attempt, ...]] = {}
+
+
+class Bill(msgspec.Struct, frozen=True, gc=False):
+    """Add up what these rows cost, whose requests were answered already: live before their batch, or after it."""
+
+    batch_id: str
+    lane: Lane
+    rows: Sequence[Row]
 
 
 class Fail(msgspec.Struct, frozen=True, gc=False):
-    """Tell whoever awaits these numbers why there is no answer; not `for_good` where the next process looks again."""
+    """Tell whoever awaits these numbers why there is no answer; not `for_good` where the next process looks again.
+
+    Of those that were sent, and came to nothing, `attempts` tells how often.
+    """
 
     batch_id: str | None
     numbers: Collection[int]
     failure: Failure
     for_good: bool = True
+    attempts: Mapping[int, tuple[Attempt, ...]] = {}
+
+
+class Tell(msgspec.Struct, frozen=True, gc=False):
+    """Tell whoever looks after the pool."""
+
+    notice: Notice
 
 
 class Anew(msgspec.Struct, frozen=True, gc=False):
@@ -133,4 +163,4 @@ class Discard(msgspec.Struct, frozen=True, gc=False):
 
 
 Step: TypeAlias = Upload | Create | Find | Check | Collect
-Command: TypeAlias = Record | Count | Step | Settle | Fail | Anew | Cancel | Delete | Discard
+Command: TypeAlias = Record | Count | Step | SendLive | Settle | Bill | Fail | Tell | Anew | Cancel | Delete | Discard

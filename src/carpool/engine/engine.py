@@ -1,56 +1,55 @@
 """The decisions: what to submit, when to ask, whom to settle. No I/O, no clock, no randomness."""
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-from msgspec import structs
-
-from ..config import Timing
-from ..models import NO_REPLY, BatchStatus, Failure, FileLimits, Lane, Queue
+from ..config import DEFAULT_RETRY, Canary, Retry, Timing
+from ..models import Failure, FileLimits, Lane, Queue
 from ..naming import client_key
 from .agenda import Agenda
 from .batch import (
-    OVERDUE,
-    VANISHED,
     Batch,
-    Do,
     Stage,
     Step,
-    for_rows,
-    has_files,
-    is_admitted,
-    is_end,
-    is_news,
-    on_failure,
     patience,
 )
 from .batches import Batches
-from .cadence import backoff, check_pause, spread
-from .commands import Anew, Cancel, Command, Delete, Settle, Upload
+from .cadence import backoff, spread
+from .checking import Checking
+from .commands import Anew, Cancel, Command, Delete, Upload
+from .endings import ON_PURPOSE, Endings
+from .escalations import Escalations
 from .events import (
     Abandoned,
     Accepted,
     Answered,
     Asked,
+    Barred,
     Checked,
     Cleared,
+    Closing,
     Collected,
     Counted,
     Created,
     Delivered,
     Discarded,
     Done,
+    Escalate,
+    Escalated,
     Event,
     Failed,
     Flush,
     Learned,
     Leave,
     Limited,
+    LiveEnded,
     NotFound,
     Packed,
     Recovered,
     Returned,
+    Revoked,
     Settled,
     Spent,
     Tick,
@@ -60,29 +59,41 @@ from .events import (
 from .lane import LaneStats
 from .lanes import Lanes, Name
 from .recovery import Recovery
+from .retries import Retries
 
-_SHORT_READS = 4  # times that files with fewer rows than they should have are fetched
-_SHORT_PAUSE = 5.0  # seconds, doubling
-_SILENT = Failure("lost", "The provider gives no reply about the batch.")
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _TWICE = Failure("lost", "The provider gave one id to two batches.")
-_VANISHED = Failure("missing", "The provider no longer knows the batch.")
 
 
 class Engine:
     """Turn events into commands.
 
-    `pool` prefixes all custom_ids and client keys; batches are numbered from behind `numbered`. Times are wall-clock
-    seconds.
+    `pool` prefixes all custom_ids and client keys; batches are numbered from behind `numbered`. `keeps` says that what
+    comes back is of use though nobody awaits it. Times are wall-clock seconds.
     """
 
-    def __init__(self, pool: str, timing: Timing, limits: FileLimits, numbered: int = 0) -> None:
+    def __init__(
+        self,
+        pool: str,
+        timing: Timing,
+        limits: FileLimits,
+        numbered: int = 0,
+        *,
+        retry: Retry = DEFAULT_RETRY,
+        canary: Canary | None = None,
+        keeps: bool = False,
+    ) -> None:
         self._pool = pool
         self._timing = timing
+        self._abandon = math.inf if keeps else timing.abandon
         self._agenda: Agenda[Name] = Agenda()
-        self._lanes = Lanes(timing, limits, self._agenda, numbered)
+        self._lanes = Lanes(timing, limits, self._agenda, numbered, canary)
         self._batches = Batches(self._lanes, self._agenda, timing.lookup)
-        self._recovery = Recovery(pool, self._lanes, self._batches)
+        self._retries = Retries(retry)
+        self._escalations = Escalations(self._lanes, self._batches)
+        self._endings = Endings(pool, timing, self._batches, self._lanes, self._retries, self._escalations)
+        self._checking = Checking(timing, self._abandon, self._batches, self._lanes, self._endings, self._agenda)
+        self._recovery = Recovery(pool, self._lanes, self._batches, self._escalations)
         self.created = 0  # batches
         self._leaving = False
         self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
@@ -94,14 +105,20 @@ class Engine:
             Returned: self._returned,
             Uploaded: self._uploaded,
             Created: self._created,
-            Checked: self._checked,
+            Checked: self._checking.checked,
             NotFound: self._not_found,
-            Answered: self._answered,
-            Collected: self._collected,
-            Failed: self._failed,
+            Answered: self._endings.answered,
+            Collected: self._checking.collected,
+            Failed: self._checking.failed,
             Recovered: self._recovered,
             Asked: self._asked,
             Abandoned: self._abandoned,
+            Escalate: self._escalations.begin,
+            Escalated: self._escalations.recorded,
+            LiveEnded: self._escalations.ended,
+            Revoked: self._revoked,
+            Barred: lambda event, now: self._lanes.bar_all(event.failure, math.inf),
+            Closing: self._close,
             Flush: self._flush,
             Leave: self._leave,
             Tick: self._tick,
@@ -111,7 +128,7 @@ class Engine:
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take note of an event and say what is to be done."""
-        return self._on[type(event)](event, now)
+        return self._retries.close(self._on[type(event)](event, now))
 
     def replay(self, fact: Event, at: float) -> None:
         """Take note of a fact that an earlier process recorded at `at`; what it leads to waits for `Recovered`."""
@@ -128,6 +145,15 @@ class Engine:
             submitted[batch.lane] += batch.unsettled
         return tuple(state.stats(lane, submitted[lane]) for lane, state in self._lanes.items())
 
+    def running(self, rows: Collection[int]) -> set[int]:
+        """Say which of these rows are in batches that were created."""
+        wanted = sorted(rows)
+        return {row for batch in self._batches if batch.remote_id is not None for row in batch.holds(wanted)}
+
+    def remote_ids(self) -> frozenset[str]:
+        """Name the batches that run."""
+        return frozenset(batch.remote_id for batch in self._batches if batch.remote_id is not None)
+
     # --- limits, counting and packing
 
     def _limited(self, event: Limited, now: float) -> list[Command]:
@@ -143,21 +169,46 @@ class Engine:
         batch = Batch(client_key(self._pool, event.number), event.lane, event.runs, now)
         self._batches.add(batch)
         self._lanes.packed(event, batch.key, batch.load, now)
-        return [Upload(batch.packed()), *self._batches.make_room(batch.lane.queue, now)]
+        escalated = self._escalations.packed(batch)
+        return [Upload(batch.packed()), *escalated, *self._batches.make_room(batch.lane.queue, now)]
 
     def _returned(self, event: Returned, now: float) -> list[Command]:
         batch = self._batches.get(event.key)
-        return [] if batch is None else self._batches.give_back(batch, now)  # it may have failed meanwhile
+        return [] if batch is None else self._endings.give_back(batch, now)  # it may have failed meanwhile
 
     def _abandoned(self, event: Abandoned, now: float) -> list[Command]:
         """Take out what nobody awaits: at once where it waits, and from a batch when its rows come back."""
         commands = self._lanes.abandoned(event, now)
+        rows = sorted(event.rows)
         for batch in self._batches:
-            if batch.stage in (Stage.PACKED, Stage.UPLOADED) or not is_admitted(batch.status.status):
-                batch.abandoned |= event.rows.intersection(batch.rows)
-                if len(batch.abandoned) == batch.total and batch.key in self._lanes[batch.lane].ledger.line:
-                    commands += self._lanes.take_back([batch.key])
+            gone = batch.holds(rows)
+            if gone:
+                batch.abandon(gone, now)
+                commands += self._let_go(batch, now)
         return commands
+
+    def _let_go(self, batch: Batch, now: float) -> list[Command]:
+        """Take a batch out of the line that nobody awaits, or look at it when it is time to cancel it."""
+        if batch.unawaited_since is None:
+            return []
+        if batch.key in self._lanes[batch.lane].ledger.line:
+            return self._lanes.take_back([batch.key])
+        if batch.stage is Stage.OPEN:
+            self._agenda.advance(batch.key, now + self._abandon)
+        return []
+
+    def _revoked(self, event: Revoked, now: float) -> list[Command]:
+        """Cancel on purpose, first what waits: the end of a batch would make room for it."""
+        everything = event.remote_ids is None
+        commands = self._lanes.clear(ON_PURPOSE) if everything else []
+        for batch in list(self._batches):
+            if everything or batch.remote_id in (event.remote_ids or ()):
+                commands += self._endings.revoke(batch, now)
+        return commands
+
+    def _close(self, event: Closing, now: float) -> list[Command]:
+        self._checking.closing = True
+        return []
 
     def _flush(self, event: Flush, now: float) -> list[Command]:
         return self._lanes.flush(now)
@@ -167,7 +218,12 @@ class Engine:
     def _recovered(self, event: Recovered, now: float) -> list[Command]:
         """Go on with the batches of an earlier process: from where each was recorded to stand."""
         batches = self._recovery.finish(now)
-        commands = [*self._recovery.leftovers(), *self._batches.next_steps(batches, now)]
+        commands = self._recovery.leftovers()
+        # Of rows that ended meanwhile nothing is kept that could be uploaded: the others are packed anew.
+        for batch in [batch for batch in batches if batch.stage is Stage.PACKED and batch.gone]:
+            batches.remove(batch)
+            commands += self._endings.send_again(batch, now)
+        commands += self._batches.next_steps(batches, now)
         for queue in dict.fromkeys(batch.lane.queue for batch in batches):
             commands += self._batches.make_room(queue, now)
         return commands
@@ -177,7 +233,9 @@ class Engine:
         rows = sorted(event.rows)
         for batch in self._batches:
             recalled |= batch.recall(rows)
-        missing = [row for row in rows if row not in recalled]
+        here, failed = self._escalations.asked(rows)
+        commands += failed
+        missing = [row for row in rows if row not in recalled and row not in here]
         return [*commands, Anew(missing)] if missing else commands
 
     # --- submitting
@@ -194,23 +252,29 @@ class Engine:
     def _created(self, event: Created, now: float) -> list[Command]:
         batch = self._batches[event.key]
         if self._batches.is_known(event.status.id):
-            return self._failed_step(batch, _TWICE, now)
+            return self._checking.failed_step(batch, _TWICE, now)
         if batch.stage is not Stage.LOST:
             batch.opened_at = now
         batch.step(Step.CREATED)
         self._lanes.created(batch.lane, batch.key, batch.load, now)
         self.created += 1
         self._batches.created(batch, event.status)
-        return self._give_up(batch) if self._leaving else self._heard(batch, event.status, now)
+        if self._leaving:
+            return self._give_up(batch)
+        cancelled = self._batches.cancel(batch) if batch.revoked else []
+        return [*cancelled, *self._checking.heard(batch, event.status, now)]
 
     def _not_found(self, event: NotFound, now: float) -> list[Command]:
         commands: list[Command] = []
         for batch in map(self._batches.__getitem__, event.keys):
             searched = event.at - batch.opened_at >= self._timing.lookup
             if searched and now - (batch.failing_since or now) >= patience(Stage.UPLOADED, "lost"):
-                commands += self._batches.give_up(batch, _NO_REPLY, now)
+                commands += self._endings.give_up(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
+                if batch.revoked:
+                    commands += self._endings.stop(batch, now)
+                    continue
                 self._lanes.repeated(now)
                 commands += (
                     self._stand_in_line(batch, now) if batch.recovered else self._batches.next_steps([batch], now)
@@ -225,113 +289,10 @@ class Engine:
     def _stand_in_line(self, batch: Batch, now: float) -> list[Command]:
         """Let a batch of an earlier process wait for room, which it may never have had."""
         batch.recovered = False
+        self._escalations.leave(batch)
         batch.failing_since = None  # it may stand there for hours
         self._lanes.stand_in_line(batch.lane, batch.key, batch.load, now)
         return self._batches.make_room(batch.lane.queue, now)
-
-    # --- checking
-
-    def _checked(self, event: Checked, now: float) -> list[Command]:
-        commands: list[Command] = []
-        seen = {status.id: status for status in event.statuses}
-        # In the order of arrival: those that were refused together go out again in it.
-        for batch in sorted(map(self._batches.of_remote, event.remote_ids), key=lambda batch: batch.first_row):
-            remote_id = batch.status.id
-            if remote_id in seen and seen[remote_id].status == NO_REPLY:
-                commands += self._failed_step(batch, _SILENT, now)
-            elif remote_id in seen:
-                commands += self._heard(batch, seen[remote_id], now)
-            elif now - (batch.denied_since or now) >= VANISHED:
-                commands += self._batches.give_up(batch, _VANISHED, now)
-            else:
-                batch.denied_since = batch.denied_since or now
-                self._agenda.set(batch.key, now + self._pause(batch, now))
-        return commands
-
-    def _heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
-        batch.denied_since = batch.failing_since = None
-        batch.attempts = 0
-        if is_end(status.status) and status.answered and not has_files(status) and batch.reads < _SHORT_READS:
-            batch.reads += 1  # its files are named a moment later
-            self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads), base=_SHORT_PAUSE))
-            return []
-        if status.status == batch.status.status or is_news(batch.status.status, status.status):
-            batch.status = status
-        if is_end(batch.status.status):
-            return self._ended(batch, now)
-        if now - batch.opened_at >= OVERDUE:
-            batch.status = structs.replace(batch.status, status="expired")
-            return [Cancel(batch.status.id), *self._ended(batch, now)]
-        self._agenda.set(batch.key, now + self._pause(batch, now))
-        return self._admitted(batch, now) if is_admitted(batch.status.status) else []
-
-    def _admitted(self, batch: Batch, now: float) -> list[Command]:
-        """Note that the provider took the batch into its queue: the next may be let in."""
-        news = self._lanes[batch.lane].ledger.admit(batch.key, now)
-        return self._batches.make_room(batch.lane.queue, now) if news else []
-
-    def _ended(self, batch: Batch, now: float) -> list[Command]:
-        """Give the room of a batch to others, and read its files."""
-        batch.step(Step.ENDED)
-        if is_admitted(batch.status.status):
-            self._lanes[batch.lane].ledger.release(batch.key, now)
-        if not has_files(batch.status):
-            return self._batches.finish(batch, now)
-        return [*self._batches.next_steps([batch], now), *self._batches.make_room(batch.lane.queue, now)]
-
-    def _pause(self, batch: Batch, now: float) -> float:
-        batch.checks += 1
-        return check_pause(now - batch.opened_at, self._timing, spread(batch.key, batch.checks))
-
-    # --- collecting
-
-    def _answered(self, event: Answered, now: float) -> list[Command]:
-        batch = self._batches[event.key]
-        numbers, rows = batch.claim(self._pool, event.rows)
-        return [Settle(batch.remote_id or "", numbers, rows, event.file)]
-
-    def _collected(self, event: Collected, now: float) -> list[Command]:
-        batch = self._batches[event.key]
-        batch.reads += 1
-        batch.billed, batch.input_tokens = event.billed, event.input_tokens
-        if batch.falls_short and batch.reads < _SHORT_READS:
-            self._agenda.set(batch.key, now + backoff(batch.reads, spread(batch.key, batch.reads), base=_SHORT_PAUSE))
-            return []
-        return self._batches.finish(batch, now)
-
-    # --- what goes wrong
-
-    def _failed(self, event: Failed, now: float) -> list[Command]:
-        # A step that fails after its outcome was told may name a batch that is done.
-        commands: list[Command] = []
-        for key in event.keys:
-            batch = self._batches.get(key)
-            if batch is None:
-                commands += self._batches.uploaded_in_vain(key, ())
-            else:
-                commands += self._failed_step(batch, event.failure, now)
-        return commands
-
-    def _failed_step(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
-        if batch.stage is Stage.ENDED and not batch.unsettled:
-            return self._batches.finish(batch, now)
-        do = on_failure(batch.stage, failure.kind)
-        batch.note_failure(failure.kind, now)
-        if do is Do.AGAIN and now - (batch.failing_since or now) < patience(batch.stage, failure.kind):
-            batch.attempts += 1
-            if batch.stage is Stage.PACKED and failure.kind == "lost":
-                batch.again, batch.unsure_until = True, now + self._timing.lookup
-            self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))
-            return []
-        if do is Do.LOOK:
-            batch.step(Step.LOST)
-            batch.opened_at = now
-            return self._batches.next_steps([batch], now)
-        if do is Do.REQUEUE:
-            return self._batches.refused(batch, failure.limit, now)
-        if batch.stage in (Stage.PACKED, Stage.UPLOADED):
-            return self._batches.end(batch, for_rows(batch.stage, failure), now)
-        return self._batches.give_up(batch, for_rows(batch.stage, failure), now)
 
     # --- time
 

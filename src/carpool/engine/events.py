@@ -88,12 +88,14 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
 class Collected(msgspec.Struct, frozen=True, gc=False):
     """Fact: the files of an ended batch were read to their end.
 
-    Where it was to be added up, `billed` rows say that they had `input_tokens` together.
+    Where it was to be added up, `billed` rows say that they had `input_tokens` together. `cut` says that a file ended
+    in the middle of a line: what stands behind it was not seen.
     """
 
     key: str
     billed: int = 0
     input_tokens: int = 0
+    cut: bool = False
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
@@ -181,6 +183,22 @@ class Discarded(msgspec.Struct, frozen=True, gc=False):
     segment: int
 
 
+class Escalated(msgspec.Struct, frozen=True, gc=False):
+    """Fact: these rows of a lane are sent live; recorded before any is."""
+
+    lane: Lane
+    runs: tuple[Run, ...]
+
+
+class LiveEnded(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the live call of a row came to an answer, which lies in the file `file`, or to a failure."""
+
+    row: int
+    answer: Row | None = None
+    file: str | None = None
+    failure: Failure | None = None
+
+
 class Spent(msgspec.Struct, frozen=True, gc=False):
     """Fact, told again only: batches that are over were packed at these times, and count towards the hour."""
 
@@ -201,6 +219,28 @@ class Abandoned(msgspec.Struct, frozen=True, gc=False):
     """Notice that nobody awaits these rows any more."""
 
     rows: frozenset[int]
+
+
+class Escalate(msgspec.Struct, frozen=True, gc=False):
+    """Ask for these rows to be sent live: their time runs out."""
+
+    rows: frozenset[int]
+
+
+class Revoked(msgspec.Struct, frozen=True, gc=False):
+    """Ask for these remote batches to be cancelled, and not sent again; None for all there is, and all that waits."""
+
+    remote_ids: frozenset[str] | None = None
+
+
+class Closing(msgspec.Struct, frozen=True, gc=False):
+    """Notice that no new calls are taken: what nobody awaits is not cancelled any more for want of callers."""
+
+
+class Barred(msgspec.Struct, frozen=True, gc=False):
+    """Notice that nothing more may be sent, and why: what waits ends with this failure, and so does what comes."""
+
+    failure: Failure
 
 
 class Flush(msgspec.Struct, frozen=True, gc=False):
@@ -237,6 +277,8 @@ Fact: TypeAlias = (
     | Cleared
     | Learned
     | Discarded
+    | Escalated
+    | LiveEnded
     | Spent
 )
-Event: TypeAlias = Fact | Recovered | Asked | Abandoned | Flush | Leave | Tick
+Event: TypeAlias = Fact | Recovered | Asked | Abandoned | Escalate | Revoked | Barred | Closing | Flush | Leave | Tick

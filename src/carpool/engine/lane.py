@@ -2,23 +2,27 @@
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import structs
 
-from ..config import Timing
-from ..models import FileLimits, Lane, Load, Run
+from ..config import Canary, Timing
+from ..models import Failure, FileLimits, Lane, Load, Run
 from ..naming import shard_of
 from .cadence import backoff
 from .ledger import Ledger, Source
-from .packing import Waiting, first_fit
+from .packing import Waiting, between, first_fit
 
-_HOLD, _HOLD_MAX = 30.0, 600.0  # seconds: how long a lane pauses whose input file the provider does not see
+# How long a lane pauses whose input file the provider does not see, or to whose rows it has no answer: times
+# `poll_min`, and times `poll_max` at most.
+_HOLD, _HOLD_MAX = 15.0, 10.0
 _UNSEEN = 6  # times in a row, some twenty minutes
 _TIMES = 3  # that a request is refused alone before others go first, or before it is given up
 _ASIDE, _DAY = 600.0, 86_400.0  # seconds: for how long others go first, and how long such a request is tried
+_SPLITS = 7  # as many as tell that three rows in a batch of which each quarter was refused are not to blame
+_RENEW = 60.0  # seconds
 _COUNT = 2 * 2**20  # bytes: what is counted at once
 
 
@@ -63,6 +67,23 @@ class Wait(NamedTuple):
     until: float
 
 
+class Bar(NamedTuple):
+    """Say why a lane takes no requests, and until when."""
+
+    failure: Failure
+    until: float
+
+
+def later(one: Bar | None, other: Bar) -> Bar:
+    """Give the bar that lasts longer."""
+    return other if one is None or one.until <= other.until else one
+
+
+def is_new(before: Bar | None, failure: Failure) -> bool:
+    """Tell whether a failure is another than what bars the way already."""
+    return before is None or (before.failure.kind, before.failure.code) != (failure.kind, failure.code)
+
+
 class _Lone(NamedTuple):
     """Note how often a request was refused alone, since when, and until when others go first."""
 
@@ -77,7 +98,7 @@ Plan: TypeAlias = Pack | Measure | Wait
 class LaneState:
     """Hold what is known of one lane; `limits` are those of a file, `ledger` that of its queue."""
 
-    def __init__(self, limits: FileLimits, ledger: Ledger) -> None:
+    def __init__(self, limits: FileLimits, ledger: Ledger, canary: Canary | None = None) -> None:
         self.waiting = Waiting()
         self.dormant = Waiting()  # rows of an earlier time that nobody has asked for again
         self.ledger = ledger
@@ -93,7 +114,14 @@ class LaneState:
         # First rows of groups that came together, and when. What a recovered batch gives back came before.
         self._arrivals: deque[tuple[int, float]] = deque(((0, 0.0),))
         self._last_at = 0.0
-        self._unseen = 0
+        self._unseen = self._failing = 0
+        self._suspects: deque[tuple[int, int]] = deque()  # first and last rows of what goes in files of their own
+        self._refused_whole = 0  # batches in a row
+        self._renewed_at = -math.inf
+        self._canary = canary  # until it has come back
+        self._canary_refused = self._canary_ran = 0
+        self._trial: str | None = None  # the batch in which it travels
+        self._barred: Bar | None = None
 
     def add(self, run: Run, now: float, *, rich: bool = False) -> None:
         """Let rows join; `rich` ones hold images or files."""
@@ -134,14 +162,14 @@ class LaneState:
         `ready_at` is when one more batch may be created; `first` says that nobody stands in line for the queue's room,
         `countable` that tokens can be counted.
         """
-        if self.packing or self.counting or self.ahead is not None or not self.waiting.rows:
+        if self.packing or self.counting or self.ahead is not None or self._trial is not None or not self.waiting.rows:
             return Wait(math.inf)
         ledger = self.ledger
         weight = ledger.scale.weigh(self.waiting.load)
         unsure = (weight >= ledger.share or (self.rich and ledger.cap < math.inf)) and not ledger.scale.calibrated
         if unsure and countable and self.waiting.load.size:  # an earlier process may have counted them
             return Measure(self.waiting.uncounted(_COUNT))
-        due = max(self._due(timing, full=weight >= ledger.share), self._held_until, ready_at)
+        due = max(self._due(timing, full=weight >= ledger.share or self._is_canary_full), self._held_until, ready_at)
         if due > now:
             return Wait(due)
         room = ledger.room(now) if first else 0.0
@@ -168,13 +196,19 @@ class LaneState:
 
     @property
     def _file(self) -> FileLimits:
-        most = self.ledger.most_rows
-        return self._limits if most is None else structs.replace(self._limits, requests=most)
+        bounds = (self.ledger.most_rows, self._canary_left, self._limits.requests)
+        return structs.replace(self._limits, requests=min(bound for bound in bounds if bound is not None))
 
     def _in_turn(self, now: float) -> Iterable[Run]:
         """Give what waits, without the rows that were set aside unless there is nothing else."""
         aside = {row for row, lone in self._lone.items() if lone.until > now}
         others = [run for run in self.waiting if len(run) > 1 or run.rows[0] not in aside] if aside else []
+        while self._suspects:
+            first, last = self._suspects[0]
+            group = [part for run in others or self.waiting for part in between(run, first, last)]
+            if group:
+                return group
+            self._suspects.popleft()
         return others or self.waiting
 
     def _share_out(self, room: float, now: float, *, countable: bool) -> Pack | Measure:
@@ -205,17 +239,105 @@ class LaneState:
 
     # --- an input file that the provider does not see
 
-    def hold(self, now: float, jitter: float) -> bool:
+    def hold(self, now: float, timing: Timing, jitter: float) -> bool:
         """Pause because a validation did not see its input file; gives whether this has happened time and again.
 
         Batches that fail so during one pause count once.
         """
         if now >= self._held_until:
             self._unseen += 1
-        self._held_until = now + backoff(self._unseen, jitter, base=_HOLD, cap=_HOLD_MAX)
+        self._held_until = now + _hold(self._unseen, timing, jitter)
         return self._unseen > _UNSEEN
+
+    # --- one row that a whole batch is refused for
+
+    def suspect(self, rows: Sequence[int]) -> bool:
+        """Halve a batch that was refused and no row named, to find the one to blame; gives whether that is of use.
+
+        It is not where one batch after another is refused, whatever is in it; and a canary is small, and judged whole.
+        """
+        self._refused_whole += 1
+        if len(rows) < 2 or self._canary is not None or self._refused_whole > _SPLITS:
+            return False
+        middle = len(rows) // 2
+        self._suspects.extendleft(((rows[middle], rows[-1]), (rows[0], rows[middle - 1])))
+        return True
+
+    def admitted(self) -> None:
+        """Note that a batch was found valid."""
+        self._refused_whole = 0
+
+    # --- an input file that the provider does not see, or rows that it has no answer to
 
     def go_on(self) -> None:
         """Note that input files are seen."""
-        self._unseen = 0
+        self._unseen = self._failing = 0
         self._held_until = 0.0
+
+    def rest(self, now: float, timing: Timing, jitter: float) -> None:
+        """Pause because the server had no answer to what it ran, the longer the more often."""
+        self._failing += 1
+        self._held_until = now + _hold(self._failing, timing, jitter)
+
+    def may_renew(self, now: float) -> bool:
+        """Tell whether a batch in line may be chosen anew; so it is, then, and for a minute no other."""
+        if self._renewed_at <= now < self._renewed_at + _RENEW:
+            return self._renewed_at == now
+        self._renewed_at = now
+        return True
+
+    # --- what has no hope
+
+    def bar(self, failure: Failure, until: float) -> bool:
+        """Take no requests before the time `until`: they end with this failure; gives whether that is news."""
+        before, self._barred = self._barred, later(self._barred, Bar(failure, until))
+        return is_new(before, failure)
+
+    def barred(self, now: float) -> Failure | None:
+        """Give why no requests are taken, None where they are."""
+        if self._barred is not None and self._barred.until <= now:
+            self._barred = None
+        return None if self._barred is None else self._barred.failure
+
+    @property
+    def _is_canary_full(self) -> bool:
+        left = self._canary_left
+        return left is not None and self.waiting.rows >= left
+
+    @property
+    def _canary_left(self) -> int | None:
+        """Count the requests that are still to go alone, None where there is no canary."""
+        if self._canary is None:
+            return None
+        return max(1, self._canary.requests - self._canary_refused - self._canary_ran)
+
+    def packed(self, key: str) -> None:
+        """Note that a batch was packed: the first of a lane may be its canary, which goes alone."""
+        self.batches.add(key)
+        self.ahead = key
+        if self._canary is not None:
+            self._trial = key
+
+    def dropped(self, key: str) -> None:
+        """Forget a batch."""
+        self.batches.discard(key)
+        if self.ahead == key:
+            self.ahead = None
+        if self._trial == key:
+            self._trial = None
+
+    def judge(self, key: str, refused: int, others: int, *, ran: bool) -> bool:
+        """Tell whether too much of a canary was refused; it is over when all came back, `others` of which `ran`."""
+        if key != self._trial or self._canary is None:
+            return False
+        self._canary_refused += refused
+        self._canary_ran += others if ran else 0
+        judged = self._canary_refused + self._canary_ran
+        failed = self._canary_refused > self._canary.share * max(judged, self._canary.requests)
+        if judged >= self._canary.requests and not failed:
+            self._canary = None
+        return failed
+
+
+def _hold(times: int, timing: Timing, jitter: float) -> float:
+    return backoff(times, jitter, base=_HOLD * timing.poll_min, cap=_HOLD_MAX * timing.poll_max)

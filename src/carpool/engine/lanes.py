@@ -2,18 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from ..config import Timing
-from ..models import Failure, FileLimits, Lane, Load, Queue, Run
+from ..config import Canary, Timing
+from ..models import Failure, FileLimits, Lane, Load, Notice, Queue, Run
 from .agenda import Agenda
+from .batch import Batch
 from .cadence import Pace
-from .commands import Command, Count, Discard, Fail, Record
+from .commands import Command, Count, Discard, Fail, Record, Tell
 from .events import Abandoned, Accepted, Counted, Limited, Packed, Returned, Spent, Uncountable, unanswered
-from .lane import LaneState, Measure, Plan, Wait
+from .lane import Bar, LaneState, Measure, Plan, Wait, is_new, later
 from .ledger import Ledger
-from .packing import larger, sum_loads
+from .packing import common, larger, sum_loads
 from .segments import Segments
 
 Name: TypeAlias = Lane | Queue | str  # on the agenda: a lane, a queue, or a batch's key
@@ -24,10 +25,14 @@ _COUNT_AGAIN = 60.0  # seconds for which a queue is estimated after counting was
 class Lanes:
     """Decide what is packed, and let batches into their queues; `agenda` is told when to look again."""
 
-    def __init__(self, timing: Timing, limits: FileLimits, agenda: Agenda[Name], packed_count: int) -> None:
+    def __init__(
+        self, timing: Timing, limits: FileLimits, agenda: Agenda[Name], packed_count: int, canary: Canary | None
+    ) -> None:
         self._timing = timing
         self._limits = limits
         self._agenda = agenda
+        self._canary = canary
+        self._barred: Bar | None = None  # all of them
         self._lanes: dict[Lane, LaneState] = {}
         self._by_queue: dict[Queue, list[Lane]] = {}
         self._ledgers: dict[Queue, Ledger] = {}
@@ -42,7 +47,7 @@ class Lanes:
     def __getitem__(self, lane: Lane) -> LaneState:
         state = self._lanes.get(lane)
         if state is None:
-            state = self._lanes[lane] = LaneState(self._limits, self.ledger(lane.queue))
+            state = self._lanes[lane] = LaneState(self._limits, self.ledger(lane.queue), self._canary)
             self._by_queue[lane.queue] = sorted((*self._of(lane.queue), lane), key=lambda one: -one.priority)
         return state
 
@@ -110,6 +115,16 @@ class Lanes:
         """Give up the segments that nobody needs once these rows are settled."""
         return [*map(Discard, self._segments.release(runs))]
 
+    def take_out(self, rows: Sequence[int]) -> tuple[list[tuple[Lane, Run]], set[int]]:
+        """Take rows that wait out of the queue, unsettled, and give them; and say which are just being packed."""
+        taken: list[tuple[Lane, Run]] = []
+        packing: set[int] = set()
+        for lane, state in self._lanes.items():
+            packing |= {row for run in state.packing for row in common(run.rows, rows)}
+            taken += [(lane, run) for run in state.waiting.drop(set(rows) - packing)]
+            state.flushing = state.flushing and state.waiting.rows > 0
+        return taken, packing
+
     # --- what an earlier process left
 
     def remember(self, event: Accepted) -> None:
@@ -118,12 +133,16 @@ class Lanes:
         self[event.lane].dormant.append(event.run)
         self[event.lane].rich |= event.rich
 
-    def remember_packed(self, event: Packed, key: str, at: float) -> None:
-        """Take note of a batch of an earlier time, whose number may be of another's span."""
+    def forget_dormant(self, rows: Collection[int]) -> list[Run]:
+        """Take rows of an earlier time out that are not to be sent."""
+        return [run for state in self._lanes.values() for run in state.dormant.drop(rows)] if rows else []
+
+    def remember_packed(self, event: Packed, key: str, at: float) -> Iterator[int]:
+        """Take note of a batch of an earlier time, whose number may be of another's span; gives its unsettled rows."""
         state = self[event.lane]
-        state.dormant.take(event.runs)
         state.batches.add(key)
         self._pace.take(at)
+        return (row for run in state.dormant.take(event.runs) for row in run.rows)
 
     def remember_spent(self, event: Spent) -> None:
         """Count creations of an earlier time."""
@@ -219,11 +238,64 @@ class Lanes:
         failed: list[Command] = [Fail(None, (row,), failures[row]) for row in sorted(failures)]
         return failed + self.settled(state.waiting.drop(failures))
 
+    # --- what has no hope
+
+    def bar(self, lane: Lane, failure: Failure, until: float) -> list[Command]:
+        """End what waits in a lane with one failure, and whatever comes before the time `until`."""
+        state = self._lanes[lane]
+        news = state.bar(failure, until)
+        return [*([_held(failure, lane)] if news else []), *self._clear(lane, failure)]
+
+    def bar_all(self, failure: Failure, until: float) -> list[Command]:
+        """End what waits anywhere with one failure, and whatever comes before the time `until`."""
+        before = self._barred
+        self._barred = later(before, Bar(failure, until))
+        return [*([_held(failure)] if is_new(before, failure) else []), *self.clear(failure)]
+
+    def clear(self, failure: Failure) -> list[Command]:
+        """End what waits, in all lanes, with one failure."""
+        return [command for lane in self._lanes for command in self._clear(lane, failure)]
+
+    def _clear(self, lane: Lane, failure: Failure) -> list[Command]:
+        """End what waits in a lane; what stands in line comes back to it."""
+        state = self._lanes[lane]
+        lined_up = [key for key in state.ledger.line if key in state.batches]
+        return [*self._refuse_waiting(lane, failure), *self.take_back(lined_up)]
+
+    def why_barred(self, lane: Lane, now: float) -> Failure | None:
+        """Give why a lane takes nothing, None where it does."""
+        if self._barred is not None and self._barred.until > now:
+            return self._barred.failure
+        return self._lanes[lane].barred(now)
+
+    def _refuse_waiting(self, lane: Lane, failure: Failure) -> list[Command]:
+        state = self._lanes[lane]
+        packing = {row for run in state.packing for row in run.rows}
+        state.flushing = False
+        refused = state.waiting.drop([row for run in state.waiting for row in run.rows if row not in packing])
+        rows = [row for run in refused for row in run.rows]
+        return [Fail(None, rows, failure), *self.settled(refused)] if rows else []
+
+    def judge(self, batch: Batch, others: int, *, ran: bool) -> list[Command]:
+        """Hear what became of a batch: a lane whose canary was refused takes nothing any more."""
+        lane = batch.lane
+        if not self._lanes[lane].judge(batch.key, batch.refused, others, ran=ran):
+            return []
+        quoted = "; ".join(dict.fromkeys(batch.refusals))
+        message = (
+            f"{batch.refused} of the first {batch.refused + others} requests to {lane.model} were refused, so that no "
+            f"others are sent: {quoted}. Mend them, and open a new pool."
+        )
+        return self.bar(lane, Failure("rejected", message, code="canary_refused"), math.inf)
+
     # --- packing
 
     def consider(self, lane: Lane, now: float) -> list[Command]:
         """Pack what is due, or note when it will be: later while there is no room, or creations are scarce."""
         state = self._lanes[lane]
+        failure = self.why_barred(lane, now)
+        if failure is not None:
+            return self._refuse_waiting(lane, failure)
         state.flushing = state.flushing and state.waiting.rows > 0
         plan: Plan = Wait(math.inf)
         if not self.leaving:
@@ -249,17 +321,17 @@ class Lanes:
             state.packing = ()
             self._decided[event.lane.queue] -= 1
         state.waiting.take(event.runs)
-        state.batches.add(key)
         self._packed_count = max(self._packed_count, event.number)
         self._pace.take(now)
+        state.packed(key)
         self._line_up(event.lane, key, load)
-        state.ahead = key
 
     def put_back(self, lane: Lane, runs: Sequence[Run]) -> None:
         """Let rows that are in no batch any more wait again, without lingering."""
-        state = self._lanes[lane]
-        state.waiting.put_back(runs)
-        state.flushing = True
+        if runs:
+            state = self._lanes[lane]
+            state.waiting.put_back(runs)
+            state.flushing = True
 
     def repeated(self, now: float) -> None:
         """Count a creation that is repeated."""
@@ -267,13 +339,13 @@ class Lanes:
 
     # --- room
 
-    def let_in(self, queue: Queue, now: float) -> list[str]:
-        """Reserve room for the batches that stand in line, as far as it goes, and name them."""
+    def let_in(self, queue: Queue, now: float, is_stale: Callable[[str], bool]) -> list[str]:
+        """Reserve room for the batches that stand in line, as far as it goes, and name them; not for stale ones."""
         ledger = self.ledger(queue)
         let_in: list[str] = []
         while ledger.line and not self.leaving:
             key, load = next(iter(ledger.line.items()))
-            if key in self._returning or not ledger.fits(load, now):
+            if key in self._returning or not ledger.fits(load, now) or is_stale(key):
                 break
             ledger.reserve(key, load, now)
             let_in.append(key)
@@ -287,10 +359,14 @@ class Lanes:
             self._agenda.drop(queue)
         return let_in
 
-    def forbidden(self, queue: Queue) -> list[Command]:
-        """Take back the batch that is next in line, where it has come to be above what the user allows."""
+    def forbidden(self, queue: Queue, now: float, is_stale: Callable[[str], bool]) -> list[Command]:
+        """Take back the batch that is next in line, where it is above what the user allows, or there is room but it is
+        stale: rows have left it."""
         ledger = self.ledger(queue)
-        return self.take_back([key for key, load in [*ledger.line.items()][:1] if ledger.forbids(load)])
+        first = [*ledger.line.items()][:1]
+        return self.take_back(
+            [key for key, load in first if ledger.forbids(load) or (ledger.fits(load, now) and is_stale(key))]
+        )
 
     def take_back(self, keys: Iterable[str]) -> list[Command]:
         """Let batches that stand in line give their rows back; none of them is let in meanwhile."""
@@ -313,10 +389,13 @@ class Lanes:
         """Forget a batch."""
         self._returning.discard(key)
         state = self._lanes[lane]
-        state.batches.discard(key)
         state.ledger.forget(key, now)
-        if state.ahead == key:
-            state.ahead = None
+        state.dropped(key)
+
+
+def _held(failure: Failure, lane: Lane | None = None) -> Tell:
+    what = "Nothing is sent" if lane is None else f"Nothing is sent to {lane.model} at {lane.endpoint}"
+    return Tell(Notice("held", f"{what}: {failure.message}", lane))
 
 
 def _above(tokens: str, limit: int, model: str, source: str) -> Failure:

@@ -272,6 +272,11 @@ class Ledger:
         if first and self.scale.reported:
             self._retry_at = min(self._retry_at, now + self._turn)
 
+    @property
+    def usual(self) -> float | None:
+        """Give the seconds that a batch takes, None while none has ended."""
+        return self._turn if self._turn_is_known else None
+
     # --- refusals
 
     def refuse(self, key: str, stated: int | None, now: float, jitter: float) -> None:

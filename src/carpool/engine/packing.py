@@ -125,9 +125,9 @@ class Waiting:
         """Say which of these rows, in order, are here."""
         return {row for run in self._runs for row in common(run.rows, rows)}
 
-    def take(self, runs: Iterable[Run]) -> None:
-        """Remove the rows of these runs, wherever they stand."""
-        self._cut([(run.rows[0], run.rows[-1]) for run in runs])
+    def take(self, runs: Iterable[Run]) -> list[Run]:
+        """Remove the rows of these runs, wherever they stand, and give those that were here."""
+        return self._cut([(run.rows[0], run.rows[-1]) for run in runs])
 
     def drop(self, rows: Collection[int]) -> list[Run]:
         """Remove rows by their numbers and give those that were here."""
@@ -155,6 +155,21 @@ class Waiting:
         self.size += sign * run.size
         self.inputs += sign * sum(run.inputs or ())
         self.load = self.load.plus(run.load, sign)
+
+
+def singles(run: Run) -> Iterator[Run]:
+    """Cut a run into its rows."""
+    offset = run.offset
+    for position, size in enumerate(run.sizes):
+        yield run.part(position, position + 1, offset)
+        offset += size
+
+
+def between(run: Run, first: int, last: int) -> Iterator[Run]:
+    """Cut out the rows whose numbers lie from `first` to `last`, if there are any."""
+    start, stop = bisect_left(run.rows, first), bisect_right(run.rows, last)
+    if start < stop:
+        yield run.part(start, stop)
 
 
 def common(rows: Sequence[int], others: Sequence[int]) -> Iterator[int]:
@@ -194,7 +209,8 @@ def _outside(run: Run, spans: list[tuple[int, int]], removed: list[Run]) -> Iter
     The rows of one lane are numbered in order, so the spans of two of its runs never interleave.
     """
     cuts: list[tuple[int, int]] = []
-    for first, last in spans[bisect_left(spans, run.rows[0], key=lambda span: span[1]) :]:
+    for index in range(bisect_left(spans, run.rows[0], key=lambda span: span[1]), len(spans)):
+        first, last = spans[index]
         if first > run.rows[-1]:
             break
         begin = bisect_left(run.rows, first, cuts[-1][1] if cuts else 0)

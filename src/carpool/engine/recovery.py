@@ -7,17 +7,19 @@ from ..naming import client_key
 from .batch import Batch, Stage, Step
 from .batches import Batches
 from .commands import Command, Delete
-from .events import Accepted, Created, Done, Event, Learned, Limited, Packed, Spent, Uploaded
+from .escalations import Escalations
+from .events import Accepted, Created, Done, Escalated, Event, Learned, Limited, Packed, Spent, Uploaded
 from .lanes import Lanes
 
 
 class Recovery:
     """Take facts of an earlier time into `lanes` and `batches`."""
 
-    def __init__(self, pool: str, lanes: Lanes, batches: Batches) -> None:
+    def __init__(self, pool: str, lanes: Lanes, batches: Batches, escalations: Escalations) -> None:
         self._pool = pool
         self._lanes = lanes
         self._batches = batches
+        self._escalations = escalations
         self._recovered: list[str] = []
         self._leftovers: list[Command] = []
         self._on: dict[type[Event], Callable[[Any, float], None]] = {
@@ -29,6 +31,7 @@ class Recovery:
             Uploaded: self._uploaded,
             Created: self._created,
             Done: self._done,
+            Escalated: lambda event, at: escalations.remember(event),
         }
 
     def take(self, fact: Event, at: float) -> None:
@@ -40,7 +43,7 @@ class Recovery:
         batch.again = True
         batch.asked = set()
         self._batches.add(batch)
-        self._lanes.remember_packed(event, batch.key, at)
+        batch.forget_ended(self._lanes.remember_packed(event, batch.key, at))
         self._recovered.append(batch.key)
 
     def _uploaded(self, event: Uploaded, at: float) -> None:
@@ -74,6 +77,7 @@ class Recovery:
         """
         batches = [self._batches[key] for key in self._recovered]
         self._recovered.clear()
+        self._escalations.recover(batches)
         for batch in batches:
             batch.unsure_until = now + self._batches.lookup
             if batch.stage is Stage.UPLOADED:

@@ -13,6 +13,7 @@ from ..engine.events import (
     Delivered,
     Discarded,
     Done,
+    Escalated,
     Event,
     Learned,
     Packed,
@@ -21,7 +22,7 @@ from ..engine.events import (
 )
 
 Recorded: TypeAlias = (
-    Accepted | Packed | Uploaded | Created | Settled | Delivered | Done | Cleared | Learned | Discarded
+    Accepted | Packed | Uploaded | Created | Settled | Delivered | Done | Cleared | Learned | Discarded | Escalated
 )
 RECORDED: tuple[type[Recorded], ...] = get_args(Recorded)
 Stamped: TypeAlias = tuple[float, Event]  # what happened, and when

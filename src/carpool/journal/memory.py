@@ -13,6 +13,7 @@ from ..engine.events import (
     Delivered,
     Discarded,
     Done,
+    Escalated,
     Event,
     Learned,
     Packed,
@@ -40,6 +41,7 @@ class Folder:
         self.requests: dict[bytes, list[int]] = {}
         self.accepted: list[tuple[float, Accepted]] = []
         self.batches: dict[int, dict[type[Event], Stamped]] = {}
+        self.escalated: list[tuple[float, Escalated]] = []
         self.left: dict[int, Stamped] = {}  # what batches that are over have left at the provider
         self.done: list[float] = []  # when batches were packed that are over
         self.outcomes: list[tuple[float, Settled]] = []
@@ -72,6 +74,7 @@ class Memory:
             Cleared: self._cleared,
             Learned: lambda fact, at: folder.learned.update({fact.queue: (at, fact)}),
             Discarded: self._discarded,
+            Escalated: lambda fact, at: folder.escalated.append((at, fact)),
         }
 
     async def note_key(self, mark: str) -> None:
@@ -123,6 +126,10 @@ class Memory:
     def _discarded(self, fact: Discarded, at: float) -> None:
         accepted = self._folder.accepted
         accepted[:] = [entry for entry in accepted if entry[1].run.segment != fact.segment]
+        needed = {entry[1].run.segment for entry in accepted}
+        self._folder.escalated[:] = [
+            entry for entry in self._folder.escalated if any(run.segment in needed for run in entry[1].runs)
+        ]
 
     # --- what is there
 
@@ -139,6 +146,8 @@ class Memory:
         for number, facts in sorted(self._folder.batches.items()):
             if shard_of(number) in untold:
                 yield list(facts.values())
+        if escalated := [entry for entry in self._folder.escalated if _is_of(entry[1], untold)]:
+            yield escalated
         if left := [fact for number, fact in sorted(self._folder.left.items()) if shard_of(number) in untold]:
             yield left
         self._told |= untold
@@ -192,6 +201,10 @@ class Memory:
         numbers = [*self._folder.batches, *self._folder.left, *(fact.run.segment for _, fact in self._folder.accepted)]
         self._folder.unfinished -= self._taken - set(map(shard_of, numbers))
         self.die()
+
+
+def _is_of(fact: Escalated, shards: Collection[int]) -> bool:
+    return any(shard_of(run.segment) in shards for run in fact.runs)
 
 
 def _of_the_account(folder: Folder) -> list[Stamped]:

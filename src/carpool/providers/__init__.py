@@ -6,7 +6,21 @@ A flow is a generator that yields a `Call` and receives its `Reply`; it returns 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ..models import BatchStatus, Body, Call, Encoded, Failure, FileLimits, Flow, PackedBatch, Reply, Row, Sought
+from ..config import Escalate
+from ..models import (
+    BatchStatus,
+    Body,
+    Call,
+    Encoded,
+    Failure,
+    FileLimits,
+    Flow,
+    PackedBatch,
+    Reply,
+    Row,
+    Sought,
+    Usage,
+)
 
 
 class Provider(Protocol):
@@ -68,12 +82,16 @@ class Provider(Protocol):
         """Read one line of an output or error file, which begins there; ValueError when it is not a row."""
         ...
 
-    def input_tokens(self, row: Row) -> int:
-        """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
+    def row_line(self, custom_id: str, row: Row) -> bytes:
+        """Write an answer as the line of an output file that `parse_row` reads."""
         ...
 
-    def live(self, call: Encoded) -> Flow[Row]:
-        """Send one call at once, at full price, and give the row it would have become."""
+    def usage(self, row: Row) -> Usage | None:
+        """Give the tokens that an answer says it was billed, None where it does not say."""
+        ...
+
+    def live(self, call: Encoded, tier: Escalate = "live") -> Flow[Row]:
+        """Send one call at once, at full price or in the "flex" tier, and give the row it would have become."""
         ...
 
     def cancel(self, remote_id: str) -> Call:

@@ -108,17 +108,17 @@ def _parse_oddity(line: bytes, offset: int) -> Row:
         row = json.loads(line)  # unlike msgspec it reads half a surrogate pair, which models do write
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"not a row: {exc}") from exc
-    if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
+    if not isinstance(row, dict) or "custom_id" not in row:
         raise ValueError("not a row: it has no custom_id")
-    reply = row.get("response")
+    custom_id, reply = row["custom_id"], row.get("response")
     reply = reply if isinstance(reply, dict) else {}
     status, request_id, body = reply.get("status_code"), reply.get("request_id"), reply.get("body")
-    status = status if isinstance(status, int) else 0
+    status = _whole(status)
     code, message = describe(row.get("error"))
     if not code and not 200 <= status < 300:
-        code, message = describe(body) if reply else ("no_response", "The row holds neither a response nor an error.")
+        code, message = _described(body) if reply else ("no_response", "The row holds neither a response nor an error.")
     return Row(
-        row["custom_id"],
+        custom_id if isinstance(custom_id, str) else "",
         status,
         request_id if isinstance(request_id, str) else "",
         body.encode(errors="replace") if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode(),
@@ -127,6 +127,22 @@ def _parse_oddity(line: bytes, offset: int) -> Row:
         offset,
         len(line),
     )
+
+
+def _whole(status: Any) -> int:
+    """Read a status, which some write as a text or with a decimal point; 0 for what is none."""
+    if isinstance(status, str) and status.isascii() and status.isdecimal() and len(status) < 5:
+        return int(status)
+    whole = isinstance(status, int | float) and not isinstance(status, bool) and 0 <= status < 1_000
+    return int(status) if whole and status == int(status) else 0
+
+
+def _described(body: Any) -> tuple[str, str]:
+    """Give code and message of a body, which some servers write as JSON within a string (traps 6)."""
+    try:
+        return describe(json.loads(body) if isinstance(body, str) else body)
+    except (ValueError, RecursionError):
+        return describe(body)
 
 
 def describe(error: Any) -> tuple[str, str]:
@@ -139,6 +155,22 @@ def describe(error: Any) -> tuple[str, str]:
         return "error", str(error)
     code = error.get("code") or error.get("type") or "error"
     return str(code), str(error.get("message") or "")
+
+
+def row_line(custom_id: str, row: Row) -> bytes:
+    """Write an answer as the line of an output file; a body that is no JSON becomes a text."""
+    try:
+        msgspec.json.decode(row.body, type=msgspec.Raw)
+        body: Any = msgspec.Raw(one_line(row.body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = row.body.decode(errors="replace")
+    reply = {"status_code": row.status_code, "request_id": row.request_id, "body": body}
+    return _encoder.encode({"custom_id": custom_id, "response": reply, "error": None}) + b"\n"
+
+
+def with_tier(body: bytes, tier: str) -> bytes:
+    """Set the service tier of a body."""
+    return json.dumps({**json.loads(body), "service_tier": tier}, separators=(",", ":")).encode()
 
 
 class Lines:

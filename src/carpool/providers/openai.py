@@ -8,6 +8,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import structs
 
+from ..config import Escalate
 from ..errors import LimitExceeded, Unbatchable
 from ..models import (
     NO_REPLY,
@@ -24,6 +25,7 @@ from ..models import (
     Row,
     Sought,
     Upload,
+    Usage,
 )
 from . import jsonl, replies
 from .replies import Listed
@@ -41,6 +43,7 @@ _FRAME = 256  # bytes that an input line has around its body, at most
 _PAGE = 100  # batches or files on a page of a listing, the most that may be asked for
 _SKEW = 3_600.0  # seconds by which the server's clock may differ from ours
 _LIVE = 600.0  # seconds that a live answer may take, as with the official SDK
+_FLEX = 900.0  # and in the flex tier (contracts A8)
 _LIFE = 2_592_000  # seconds, the most that may be asked for: what is left behind goes by itself after thirty days
 
 
@@ -109,9 +112,13 @@ class OpenAI:
         """Read one line of an output or error file."""
         return jsonl.parse_row(line, offset)
 
-    def input_tokens(self, row: Row) -> int:
-        """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
-        return replies.input_tokens(row)
+    def row_line(self, custom_id: str, row: Row) -> bytes:
+        """Write an answer as the line of an output file."""
+        return jsonl.row_line(custom_id, row)
+
+    def usage(self, row: Row) -> Usage | None:
+        """Give the tokens that an answer says it was billed, None where it does not say."""
+        return replies.usage(row)
 
     def upload(self, batch: PackedBatch) -> Flow[str]:
         """Upload the input file; when an earlier try had no reply, look for it first."""
@@ -237,10 +244,11 @@ class OpenAI:
         files = (status.output_file_id, status.error_file_id)
         return [Call("GET", f"/files/{_quote(file_id)}/content", True) for file_id in files if file_id]
 
-    def live(self, call: Encoded) -> Flow[Row]:
-        """Send one call at once, at full price, and read its reply as the row it would have become."""
+    def live(self, call: Encoded, tier: Escalate = "live") -> Flow[Row]:
+        """Send one call at once, and read its reply as the row it would have become."""
         path = call.endpoint.removeprefix("/v1")
-        return replies.live((yield Call("POST", path, False, json=call.body, patience=_LIVE)))
+        body, patience = (jsonl.with_tier(call.body, tier), _FLEX) if tier == "flex" else (call.body, _LIVE)
+        return replies.live((yield Call("POST", path, False, json=body, patience=patience)))
 
     def cancel(self, remote_id: str) -> Call:
         """Cancel a batch; one that has ended answers 409."""

@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from ..models import BatchProblem, BatchStatus, CallFailed, Failure, NoRoom, Reply, Row
+from ..models import OUT_OF_MONEY, BatchProblem, BatchStatus, CallFailed, Failure, NoRoom, Reply, Row, Usage
 from . import jsonl
 
 KEY = "carpool"  # the name in a batch's metadata under which the client key stands
@@ -25,6 +25,8 @@ _LIMIT = re.compile(
 _REFUSED = re.compile(r"limit reached for (\S+) in\b|\bfor the deployment '([^']+)'", re.IGNORECASE)
 _TIMES = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _FAR = 1e11  # seconds since the epoch, some 3,000 years: a larger number is no stamp
+# What comes of bytes that are no JSON, no UTF-8, or nested too deep.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _UNCERTAIN = frozenset({0, 408, 409})  # besides 5xx: the call may have done its work
 
 
@@ -49,9 +51,17 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
         return self.status.status not in _ENDS
 
 
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
 class _Tokens(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     input_tokens: int | None = None
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
 
 
 class _Billed(msgspec.Struct, gc=False):
@@ -63,16 +73,24 @@ _billed = msgspec.json.Decoder(_Billed)
 
 def _decode(reply: Reply) -> dict[str, Any]:
     """Give the object in a reply; `CallFailed` when there is none."""
+    content = _content(reply)
+    if not isinstance(content, dict):
+        raise _unreadable(reply, "that is no JSON object")
+    return content
+
+
+def _content(reply: Reply) -> Any:
     if not 200 <= reply.status < 300:
         raise CallFailed(refusal(reply))
     try:
-        content = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        # A proxy's page, or half a reply: whatever was asked may have been done.
-        raise CallFailed(Failure("lost", f"a reply that is no JSON object: {_excerpt(reply.body)}", reply.status))
-    return content
+        return msgspec.json.decode(reply.body)
+    except _UNREADABLE:
+        return None
+
+
+def _unreadable(reply: Reply, what: str) -> CallFailed:
+    """Say that a proxy's page came, or half a reply: whatever was asked may have been done."""
+    return CallFailed(Failure("lost", f"a reply {what}: {_excerpt(reply.body)}", reply.status))
 
 
 def refusal(reply: Reply) -> Failure:
@@ -86,7 +104,9 @@ def refusal(reply: Reply) -> Failure:
         return Failure("lost", message, status or None, code)
     if status in (401, 403):
         return Failure("auth", message, status, code)
-    if status == 429 and code not in ("insufficient_quota", "billing_hard_limit_reached"):
+    if code in OUT_OF_MONEY:
+        return Failure("budget", message, status, code)
+    if status == 429:
         return Failure("busy", message, status, code)
     if status == 404 or (status == 400 and _MISSING_FILE.search(message)):
         return Failure("gone", message, status, code)
@@ -115,7 +135,7 @@ def stated_limit(message: str) -> int | None:
 def _described(body: bytes) -> tuple[str | None, str]:
     try:
         code, message = jsonl.describe(msgspec.json.decode(body))
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return None, ""
     return code or None, message
 
@@ -128,14 +148,10 @@ def _excerpt(body: bytes) -> str:
 def id_of(reply: Reply) -> str:
     """Give the id of the object in a reply."""
     content = _decode(reply)
-    if not isinstance(content.get("id"), str):
-        raise CallFailed(Failure("lost", f"a reply without an id: {_excerpt(reply.body)}", reply.status))
-    return str(content["id"])
-
-
-def _entries(reply: Reply) -> list[dict[str, Any]]:
-    found = _decode(reply).get("data")
-    return [entry for entry in _list(found) if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    id_ = _text(content.get("id"))
+    if id_ is None:
+        raise _unreadable(reply, "without an id")
+    return id_
 
 
 def page(reply: Reply) -> tuple[list[BatchStatus], str | None]:
@@ -145,9 +161,15 @@ def page(reply: Reply) -> tuple[list[BatchStatus], str | None]:
 
 
 def entries(reply: Reply) -> tuple[list[dict[str, Any]], str | None]:
-    """Give the objects of a listing page and the cursor of the next."""
-    found = _entries(reply)
-    return found, found[-1]["id"] if found and _decode(reply).get("has_more") else None
+    """Give the objects of a listing page, in any envelope (contracts D0), and the cursor of the next."""
+    content = _content(reply)
+    named = content if isinstance(content, dict) else {}
+    key = next((key for key in ("data", "value") if key in named), None)
+    if key is None and not isinstance(content, list):
+        raise _unreadable(reply, "that is no listing" if named else "that is no JSON object")
+    listed = _list(content if key is None else named[key])
+    found = [entry for entry in listed if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    return found, found[-1]["id"] if found and named.get("has_more") else None
 
 
 def status(reply: Reply) -> BatchStatus:
@@ -258,10 +280,17 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def input_tokens(row: Row) -> int:
-    """Give the prompt tokens that an answer says it was billed, 0 where it does not say."""
+def usage(row: Row) -> Usage | None:
+    """Give the tokens that an answer says it was billed, None where it does not say."""
     try:
-        usage = _billed.decode(row.body).usage
-    except (msgspec.MsgspecError, RecursionError):
-        return 0
-    return 0 if usage is None else max(0, usage.prompt_tokens or usage.input_tokens or 0)
+        said = _billed.decode(row.body).usage
+    except _UNREADABLE:
+        return None
+    if said is None:
+        return None
+    details = said.prompt_tokens_details or said.input_tokens_details
+    return Usage(
+        max(0, said.prompt_tokens or said.input_tokens or 0),
+        max(0, said.completion_tokens or said.output_tokens or 0),
+        max(0, (details and details.cached_tokens) or 0),
+    )

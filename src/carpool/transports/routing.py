@@ -19,6 +19,11 @@ OWN_HEADERS = tuple(f"{OWN_HEADER}{end}".encode() for end in ("", "-key", "-time
 _KEY = b"authorization"
 _JSON = b"application/json"
 
+_UNCOUNTED = (
+    "The pool has a budget, and what a client sends live is not counted in it. Ask the pool itself, or leave the "
+    "budget out."
+)
+
 _READ = (*OWN_HEADERS, _KEY, b"content-type", b"content-encoding")
 
 Headers: TypeAlias = dict[bytes, bytes]
@@ -31,7 +36,8 @@ class Door:
     They must carry the base URL, the organisation and the project of `account`, and its key, unless answers are
     `emulated`. `ask` and `ask_blocking` let one ride; `live_url` gives the base URL that what passes is sent to in
     place of the account's own, None for the same, and raises `PoolClosed` where the pool is not open. With `live`
-    everything passes. `timeout` is for calls that are sent live and have none of their own, in seconds.
+    everything passes. `timeout` is for calls that are sent live and have none of their own, in seconds. Where the pool
+    is `budgeted` nothing that costs may pass: it would not be counted.
     """
 
     account: Account
@@ -41,6 +47,7 @@ class Door:
     unfit: Unfit
     live: bool
     emulated: bool
+    budgeted: bool
     timeout: float | None
     marks: dict[bytes, bytes] = field(init=False, repr=False)  # what these headers say, in a request that has them
     lengths: frozenset[int] = field(init=False, repr=False)  # of the names of all headers that are looked at
@@ -80,6 +87,8 @@ def plan(door: Door, method: str, url: str, raw_headers: Iterable[tuple[bytes, b
             raise _foreign(name, headers[name], mark)
     options = _options(headers)
     if options.live or door.live:
+        if door.budgeted:
+            raise ConfigurationError(_UNCOUNTED)
         return Trip(endpoint, options._replace(live=True))
     if "?" in endpoint:
         raise Unbatchable(f"The URL of {endpoint.partition('?')[0]} has a query, which no batch carries. Leave it out.")

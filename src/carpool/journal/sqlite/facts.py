@@ -11,6 +11,7 @@ from ...engine.events import (
     Delivered,
     Discarded,
     Done,
+    Escalated,
     Event,
     Learned,
     Packed,
@@ -43,6 +44,7 @@ class Facts:
             Cleared: self._cleared,
             Learned: self._learned,
             Discarded: self._discarded,
+            Escalated: self._escalated,
         }
 
     def write(self, facts: Iterable[Stamped]) -> None:
@@ -109,3 +111,14 @@ class Facts:
 
     def _discarded(self, fact: Discarded, at: float) -> None:
         self._db.execute("DELETE FROM accepted WHERE segment = ?", fact.segment)
+        self._db.execute("DELETE FROM escalated WHERE segment = ?", fact.segment)
+
+    def _escalated(self, fact: Escalated, at: float) -> None:
+        for run in fact.runs:
+            self._db.execute(
+                "INSERT INTO escalated (segment, at, lane, runs) VALUES (?, ?, ?, ?)",
+                run.segment,
+                at,
+                pack_lane(fact.lane),
+                pack_runs((run,)),
+            )

@@ -29,6 +29,14 @@ CREATE TABLE accepted ( -- rows side by side in a segment, kept as long as that 
 );
 CREATE INDEX accepted_by_segment ON accepted (segment);
 
+CREATE TABLE escalated ( -- rows that were sent live, kept as long as their segment
+    segment INTEGER NOT NULL,
+    at      REAL    NOT NULL,
+    lane    BLOB    NOT NULL,
+    runs    BLOB    NOT NULL
+);
+CREATE INDEX escalated_by_segment ON escalated (segment);
+
 CREATE TABLE batch (
     number      INTEGER PRIMARY KEY,
     lane        BLOB NOT NULL,

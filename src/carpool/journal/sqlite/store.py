@@ -168,7 +168,9 @@ class Store:
             self._db.execute(query, now - max(retention, HOUR))
 
     def _drop_settled(self, segments: Iterable[int]) -> None:
-        self._db.execute_many("DELETE FROM accepted WHERE segment = ?", ((segment,) for segment in segments))
+        settled = [(segment,) for segment in segments]
+        self._db.execute_many("DELETE FROM accepted WHERE segment = ?", settled)
+        self._db.execute_many("DELETE FROM escalated WHERE segment = ?", settled)
 
     def _drop_finished(self, shards: Iterable[int]) -> None:
         finished = [shard for shard in shards if is_finished(self._db, shard)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ...engine.events import Accepted, Created, Done, Learned, Packed, Spent, Uploaded
+from ...engine.events import Accepted, Created, Done, Escalated, Learned, Packed, Spent, Uploaded
 from ...engine.packing import stretches
 from ...models import Queue
 from ...naming import client_key, span_of
@@ -17,6 +17,7 @@ _TURNS = 200  # of the event loop, whose calls are told again at once
 _BATCHES = 4  # told again at once: of 50,000 requests each
 
 _ACCEPTED = "FROM accepted WHERE segment BETWEEN ? AND ?"
+_ESCALATED = "FROM escalated WHERE segment BETWEEN ? AND ?"
 _BATCH = "FROM batch WHERE number BETWEEN ? AND ? AND done_at IS NULL"
 _LEFT = "FROM batch WHERE number BETWEEN ? AND ? AND leaves IS NOT NULL"
 
@@ -56,10 +57,14 @@ class Unfinished:
             facts = [fact for _, rowid in accepted[start : start + _TURNS] for fact in self._accepted(rowid)]
             needed.update(fact.run.segment for _, fact in facts)
             yield facts
-        self.settled_segments = {segment for segment, _ in accepted} - needed
         batches = self._rows(f"SELECT number {_BATCH} ORDER BY number")
         for start in range(0, len(batches), _BATCHES):
-            yield [fact for (number,) in batches[start : start + _BATCHES] for fact in self._batch(number)]
+            told = [fact for (number,) in batches[start : start + _BATCHES] for fact in self._batch(number)]
+            needed.update(run.segment for _, fact in told if isinstance(fact, Packed) for run in fact.runs)
+            yield told
+        self.settled_segments = {segment for segment, _ in accepted} - needed
+        if escalated := self._rows(f"SELECT rowid {_ESCALATED} ORDER BY rowid"):
+            yield [self._escalated(rowid) for (rowid,) in escalated]
         if left := self._rows(f"SELECT number {_LEFT} ORDER BY number"):
             yield [self._left(number) for (number,) in left]
 
@@ -88,6 +93,10 @@ class Unfinished:
             yield uploaded_at, Uploaded(key, file_id)
         if status is not None:
             yield created_at, Created(key, unpack_status(status))
+
+    def _escalated(self, rowid: int) -> Stamped:
+        at, lane, runs = self._db.execute("SELECT at, lane, runs FROM escalated WHERE rowid = ?", rowid).fetchone()
+        return at, Escalated(unpack_lane(lane), unpack_runs(runs))
 
     def _left(self, number: int) -> Stamped:
         query = "SELECT (SELECT pool FROM folder), batch_id, done_at, leaves FROM batch WHERE number = ?"

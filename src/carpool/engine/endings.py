@@ -1,0 +1,277 @@
+"""How batches end, and what becomes of their rows: answered, refused for good, or sent again."""
+
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+
+from ..config import Timing
+from ..models import OUT_OF_MONEY, Attempt, Failure, Notice, Run
+from .batch import OVERDUE, Batch, Stage
+from .batches import Batches
+from .cadence import spread
+from .commands import Bill, Command, Fail, Record, Settle, Tell
+from .escalations import LOST, Escalations
+from .events import Answered, Learned, unanswered
+from .lanes import Lanes
+from .packing import Waiting
+from .retries import Retries, attempt_by, attempt_of, is_passing
+from .verdicts import condemned, for_rows, hopeless, input_unseen, left_over
+
+_NEVER_FITS = Failure(
+    "full",
+    "Alone, and tried many times, the request found no room: the provider counts it above its enqueued-token limit. "
+    "Shorten it, or use another model.",
+)
+ON_PURPOSE = Failure("cancelled", "The request was cancelled by Pool.cancel.")
+_BARRED = 600.0  # seconds for which a lane takes nothing that has no hope, before it is tried again
+
+
+class Endings:
+    """Settle the rows of batches that have ended; `pool` prefixes their custom_ids."""
+
+    def __init__(
+        self,
+        pool: str,
+        timing: Timing,
+        batches: Batches,
+        lanes: Lanes,
+        retries: Retries,
+        escalations: Escalations,
+    ) -> None:
+        self._pool = pool
+        self._timing = timing
+        self._batches = batches
+        self._lanes = lanes
+        self._retries = retries
+        self._escalations = escalations
+
+    # --- rows
+
+    def answered(self, event: Answered, now: float) -> list[Command]:
+        """Settle rows: each once (the first counts), and only those of the batch; what may fare better is kept."""
+        batch = self._batches[event.key]
+        batch_id = batch.remote_id or ""
+        numbers, rows = batch.claim(self._pool, event.rows)
+        attempts: dict[int, tuple[Attempt, ...]] = {}
+        for number, row in batch.unclaimed:
+            if number not in batch.open:  # it stands here twice
+                continue
+            if is_passing(row):
+                batch.failed[number] = row
+            else:
+                batch.refuse(row.message)
+                batch.settle(number, well=False)
+                numbers.append(number)
+                rows.append(row)
+                attempts[number] = self._retries.history(number, attempt_of(row, batch_id))
+        billed, batch.billed_twice = batch.billed_twice, []
+        bill = [Bill(batch_id, batch.lane, billed)] if billed else []
+        settle = Settle(batch_id, batch.lane, numbers, rows, event.file, attempts)
+        return [*bill, settle, *self._look_at_money(batch, now)]
+
+    def _look_at_money(self, batch: Batch, now: float) -> list[Command]:
+        """Send nothing for a while where rows were refused because the account may spend no more."""
+        broke = next((row for _, row in batch.unclaimed if row.code in OUT_OF_MONEY), None)
+        if broke is None:
+            return []
+        return self._lanes.bar_all(Failure("budget", broke.message, broke.status_code, broke.code), now + _BARRED)
+
+    # --- batches
+
+    def finish(self, batch: Batch, now: float) -> list[Command]:
+        """Settle what no file mentioned, or send it again: by what the validation said, or by how the batch ended."""
+        status = batch.status
+        if status.no_room is not None:
+            return self.refused(batch, status.no_room.limit, now)
+        if input_unseen(status):
+            return self._upload_again(batch, now)
+        if status.status == "failed":
+            return self._invalid(batch, now)
+        lane = self._lanes[batch.lane]
+        lane.rest(now, self._timing, spread(batch.key, 0)) if batch.mostly_failed else lane.go_on()
+        lane.ledger.report(*batch.bill, now)
+        told = [*self._tell_strangers(batch), *self._lanes.judge(batch, batch.well, ran=True)]
+        # What may still be in files that fell short stays there.
+        return [*told, *self._send_rest_again(batch, left_over(status), now, keep_files=batch.falls_short)]
+
+    def _invalid(self, batch: Batch, now: float) -> list[Command]:
+        """Part the rows that a failed validation names from the others (traps 4), or all of them from their lane."""
+        status = batch.status
+        failure = hopeless(status)
+        if failure is not None:
+            return self.give_up_lane(batch, failure, now)
+        left = batch.open - self._escalations.part(batch)
+        named = condemned(status, batch.rows)
+        if named:  # some may have been answered live meanwhile
+            return self._condemn(batch, {row: failure for row, failure in named.items() if row in left}, now)
+        whole = left_over(status)
+        if whole.kind == "rejected":
+            # One row may be to blame.
+            halved = not batch.revoked and self._lanes[batch.lane].suspect(sorted(left))
+            return self.send_again(batch, now) if halved else self._refuse(batch, whole, now)
+        self._lanes[batch.lane].rest(now, self._timing, spread(batch.key, 0))
+        return self._send_rest_again(batch, whole, now)
+
+    def _condemn(self, batch: Batch, guilty: dict[int, Failure], now: float) -> list[Command]:
+        alike: dict[Failure, set[int]] = {}
+        for row, failure in guilty.items():
+            batch.refuse(failure.message)
+            alike.setdefault(failure, set()).add(row)
+        commands = [command for failure, rows in alike.items() for command in self._fail(batch, rows, failure)]
+        commands += self._lanes.judge(batch, len(batch.open) - len(guilty), ran=False)
+        return [*commands, *self.send_again(batch, now, without=guilty.keys())]
+
+    def _refuse(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+        """End a batch that was refused as a whole."""
+        batch.refuse(failure.message)
+        batch.refused = batch.total
+        return [*self._lanes.judge(batch, 0, ran=False), *self.end(batch, failure, now)]
+
+    def _tell_strangers(self, batch: Batch) -> list[Command]:
+        if not batch.strangers:
+            return []
+        message = f"{len(batch.strangers)} rows in the files of batch {batch.remote_id} are of requests not sent in it."
+        return [Tell(Notice("strangers", message, batch.lane, batch.remote_id))]
+
+    def give_up_lane(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+        """End a batch that had no hope, and all that is like it, with one clear error."""
+        if failure.kind == "budget":
+            barred = self._lanes.bar_all(failure, now + _BARRED)
+        else:
+            barred = self._lanes.bar(batch.lane, failure, now + _BARRED)
+        return [*barred, *self.end(batch, failure, now)]
+
+    def end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
+        """Settle whatever is left of a batch with one failure and drop it."""
+        rest = self._rest(batch)
+        failed = self._fail(batch, batch.open.intersection(_numbers(rest)), failure)
+        dropped = self._batches.drop(batch, list(rest), now, keep_files=keep_files)
+        return [*failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
+
+    def give_up(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+        """Tell whoever waits, and leave a batch that may be paid for to the next process: nothing is recorded."""
+        if now - batch.packed_at >= OVERDUE:
+            return self.end(batch, failure, now, keep_files=True)
+        failed = self._fail(batch, batch.open.intersection(_numbers(self._rest(batch))), failure, for_good=False)
+        self._batches.forget(batch, now)
+        return [*failed, *self._batches.make_room(batch.lane.queue, now)]
+
+    def failed_for_good(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+        """Tell the rows of a batch why its step failed."""
+        failure = for_rows(batch.stage, failure)
+        if batch.stage not in (Stage.PACKED, Stage.UPLOADED):
+            return self.give_up(batch, failure, now)
+        if failure.kind == "budget":
+            return self.give_up_lane(batch, failure, now)
+        return self._refuse(batch, failure, now) if failure.kind == "rejected" else self.end(batch, failure, now)
+
+    def _rest(self, batch: Batch) -> Waiting:
+        """Give the rows of a batch that end with it: not those that go on alone, or ended in an earlier process."""
+        rest = Waiting()
+        rest.put_back(batch.runs)
+        rest.drop(self._escalations.part(batch) | batch.gone)
+        return rest
+
+    def _fail(self, batch: Batch, rows: AbstractSet[int], failure: Failure, *, for_good: bool = True) -> list[Command]:
+        if not rows:
+            return []
+        attempt = attempt_by(failure, batch.remote_id)
+        sent = batch.remote_id is not None
+        attempts = {row: self._retries.history(row, self._last(batch, row, attempt)) for row in rows} if sent else {}
+        return [Fail(batch.remote_id, frozenset(rows), failure, for_good, attempts)]
+
+    def _last(self, batch: Batch, row: int, attempt: Attempt) -> Attempt:
+        failed = batch.failed.get(row)
+        return attempt if failed is None else attempt_of(failed, batch.remote_id or "")
+
+    # --- sending again
+
+    def _send_rest_again(
+        self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False
+    ) -> list[Command]:
+        """Send what is left of a batch again, but for what has failed so too often."""
+        attempt = attempt_by(failure, batch.remote_id)
+        left = batch.open - self._escalations.part(batch)
+        newest = {row: self._last(batch, row, attempt) for row in left}
+        last = set() if batch.revoked else {row for row in left if self._retries.is_last(row, newest[row])}
+        missing = last - batch.failed.keys()
+        ended = [*self._settle(batch, last - missing), *self._fail(batch, missing, failure)]
+        for row in left - last:
+            self._retries.note(row, newest[row])
+        return [*ended, *self.send_again(batch, now, without=last, keep_files=keep_files)]
+
+    def _settle(self, batch: Batch, rows: AbstractSet[int]) -> list[Command]:
+        """Give callers the rows that failed, though they might have fared better."""
+        if not rows:
+            return []
+        numbers, batch_id = sorted(rows), batch.remote_id or ""
+        failed = [batch.failed[row] for row in numbers]
+        attempts = {row: self._retries.history(row, attempt_of(batch.failed[row], batch_id)) for row in numbers}
+        return [Settle(batch_id, batch.lane, numbers, failed, None, attempts), Record(unanswered(numbers, batch_id))]
+
+    def send_again(
+        self, batch: Batch, now: float, *, without: Collection[int] = (), keep_files: bool = False
+    ) -> list[Command]:
+        """Drop a batch and let its unsettled rows wait again, but for some, and for those that nobody awaits.
+
+        Those of an earlier process that nobody has asked for are kept, and not sent; nor is what was cancelled, or sent
+        live in vain.
+        """
+        rest = self._rest(batch)
+        left = batch.open.intersection(_numbers(rest)).difference(without)
+        lost = {row for row in left if self._escalations.is_lost(row)}
+        stopped = left - lost if batch.revoked else frozenset[int]()
+        if batch.asked is not None:  # whoever asks is told
+            self._escalations.keep_lost(rest.drop(lost - batch.asked))
+            lost &= batch.asked
+        ends = ((lost, LOST), (stopped, ON_PURPOSE))
+        failed = [Fail(batch.remote_id, frozenset(rows), failure) for rows, failure in ends if rows]
+        left -= lost | stopped
+        settled = rest.drop([row for row in batch.rows if row not in left])
+        taken_out = self._lanes.taken_out(rest.drop(batch.abandoned))
+        if batch.asked is not None:
+            unasked = rest.drop([row for row in batch.rows if row not in batch.asked])
+            self._lanes[batch.lane].dormant.put_back(unasked)
+        self._lanes.put_back(batch.lane, list(rest))
+        dropped = self._batches.drop(batch, settled, now, keep_files=keep_files)
+        heavy = self._lanes.measure_up(batch.lane.queue, now)
+        return [*failed, *dropped, *taken_out, *heavy, *self._batches.make_room(batch.lane.queue, now)]
+
+    def refused(self, batch: Batch, limit: int | None, now: float) -> list[Command]:
+        """Let the rows of a batch that found no room wait; what stands in line behind it is chosen anew."""
+        ledger = self._lanes[batch.lane].ledger
+        ledger.refuse(batch.key, limit, now, spread(batch.key, 0))
+        if ledger.is_empty and batch.total > 1:
+            ledger.split(batch.total)
+        elif ledger.is_empty and self._lanes[batch.lane].refused_alone(batch.first_row, batch.load, now):
+            return self.end(batch, _NEVER_FITS, now)
+        learned = [] if limit is None else [Record(Learned(batch.lane.queue, limit))]
+        return [*learned, *self._lanes.take_back(ledger.line), *self.send_again(batch, now)]
+
+    def _upload_again(self, batch: Batch, now: float) -> list[Command]:
+        """Send the rows of a batch again whose input file the validation did not see yet."""
+        if self._lanes[batch.lane].hold(now, self._timing, spread(batch.key, 0)):
+            return self.end(batch, left_over(batch.status), now)
+        return self.send_again(batch, now)
+
+    def give_back(self, batch: Batch, now: float) -> list[Command]:
+        """Drop a batch that was never created; its upload may be under way, and is deleted when it has arrived."""
+        self._batches.note_upload(batch)
+        return self.send_again(batch, now)
+
+    # --- cancelling
+
+    def revoke(self, batch: Batch, now: float) -> list[Command]:
+        """Cancel a batch on purpose: what ran is paid for, and settled when it ends; the rest is not sent again."""
+        batch.revoked = True
+        if batch.stage is Stage.PACKED or (batch.stage is Stage.UPLOADED and not self._batches.is_being_created(batch)):
+            return self.stop(batch, now)
+        return self._batches.cancel(batch)
+
+    def stop(self, batch: Batch, now: float) -> list[Command]:
+        """End a batch that was cancelled on purpose before it was created."""
+        self._batches.note_upload(batch)
+        return self.end(batch, ON_PURPOSE, now)
+
+
+def _numbers(runs: Iterable[Run]) -> Iterator[int]:
+    return (row for run in runs for row in run.rows)
