@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import httpx2
-from virtual import InMemory, World, body, run_here
+from virtual import CHAT, InMemory, World, body, run_here
 
 import carpool
 from carpool.settings import Ports
@@ -118,6 +118,11 @@ class Scene(World):
         super().__init__(pool, emulator, bent)
         self.bent = bent
         self.notices = notices
+
+    async def ask_all(self, texts: list[str]) -> None:
+        """Await one call for each text; they are accepted in this order, on trio too."""
+        outcomes = await self.pool.gather([body(text) for text in texts], endpoint=CHAT, return_exceptions=True)
+        self.settled.update(zip(texts, outcomes, strict=True))
 
     def error(self, text: str) -> carpool.RequestFailed:
         """Give the error of a call."""
