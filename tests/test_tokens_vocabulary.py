@@ -76,6 +76,15 @@ def test_a_failed_load_is_told_and_tried_again_after_a_minute(caplog: pytest.Log
     assert "secret" not in warning
 
 
+def test_behind_a_proxy_the_kind_of_a_failure_is_told_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> tiktoken.Encoding:
+        raise ValueError("Failed to parse: 'me:s3c' is not a valid host or port")  # of http://me:s3c/r3t@proxy
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:s3c/r3t@proxy")
+    with pytest.raises(NoVocabulary, match=r"missing: ValueError$"):
+        Tiktoken(_load=load)(CHAT, "gpt-4o", HELLO)
+
+
 def test_a_load_that_ends_otherwise_is_told_too() -> None:
     def load(name: str) -> tiktoken.Encoding:
         raise SystemExit(name)

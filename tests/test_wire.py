@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from carpool.account import Account
+from carpool.errors import ConfigurationError
 from carpool.models import Call, CallFailed, Reply, Run
 from carpool.wire import Wire
 
@@ -190,6 +191,20 @@ class TestOnVirtualTime:
         assert reply.rest == pytest.approx(rest)
         assert pause == 0
 
+    async def test_the_headers_of_each_response_are_heard(self) -> None:
+        heard: list[str] = []
+        answers: Answers = [
+            httpx2.ReadError("broken"),
+            httpx2.Response(500, headers={"Date": "a"}),
+            httpx2.Response(200, headers={"date": "b"}),
+        ]
+        script = Script(answers)
+        account = Account("http://host/v1", SECRET, {})
+        wire = Wire(account, no_runs, transport=script, hear=lambda headers: heard.append(headers["date"]))
+        reply = await wire.send(GET)
+        await wire.aclose()
+        assert (reply.status, heard) == (200, ["a", "b"])
+
     @pytest.mark.parametrize("endless", ["86400", "9e999", "1e300"])
     async def test_a_pause_without_end_is_obeyed_for_minutes(self, endless: str) -> None:
         reply, _ = await Scripted([httpx2.Response(400, headers={"Retry-After": endless})]).send(POST)
@@ -358,3 +373,22 @@ async def test_a_refused_download_gives_its_reason() -> None:
         wire = Wire(Account(url, SECRET, {}), no_runs)
         assert await wire.send(GET, receive) == Reply(404, b"gone")
         await wire.aclose()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTPS_PROXY", "gopher://me:hidden@proxy:1"),
+        ("HTTPS_PROXY", "http://me:hidden/x@proxy:1"),
+        ("HTTPS_PROXY", "http://me:hidden@proxy:99999"),
+        ("SSL_CERT_FILE", "/nowhere.pem"),
+    ],
+)
+async def test_an_environment_that_no_client_can_be_made_with_is_told_without_its_secrets(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        Wire(Account("https://host/v1", SECRET, {}), no_runs)
+    assert "hidden" not in str(caught.value)
+    assert caught.value.__suppress_context__

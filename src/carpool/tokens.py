@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
+from urllib.request import getproxies
 
 from .prompts import Meter
 
@@ -120,9 +121,10 @@ class _Load:
         try:
             self.encoding = self._load(self._vocabulary)
         except BaseException as exc:  # noqa: BLE001 - whatever it was, the callers must hear of it
-            # The URL of a proxy may hold a password.
-            problem = re.sub(r"//\S*@", "//", f"{type(exc).__name__}: {exc}")
-            self.problem = textwrap.shorten(problem, 200)
+            # The address of a proxy may hold a password, and is quoted whole or in part.
+            behind_proxy = bool(getproxies().keys() - {"no"})
+            said = "" if behind_proxy else ": " + re.sub(r"//\S*@", "//", str(exc))
+            self.problem = textwrap.shorten(type(exc).__name__ + said, 200)
 
     @property
     def failed(self) -> bool:

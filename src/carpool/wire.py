@@ -7,18 +7,21 @@ for the engine to judge. The key is known to this room alone and appears in noth
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from email.utils import parsedate_to_datetime
 from hashlib import blake2b
 from inspect import isawaitable
 from secrets import token_hex
 from typing import TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import anyio
 import httpx2
 
 from .account import Account
+from .errors import ConfigurationError
 from .models import Call, CallFailed, Failure, Reply, Run, Upload
 
 Read: TypeAlias = Callable[[tuple[Run, ...]], AsyncIterator[bytes]]
@@ -48,6 +51,8 @@ class Wire:
     `key` may be a callable, also an async one, asked before each call, so that keys can be rotated. `read` streams
     spool ranges for uploads. `final` tells of a refusal of a call whether another try would fare no better: a 429
     for lack of room in the queue passes in hours, not in seconds. `trust_env` takes proxies from the environment.
+    `hear` is told the headers of each response. Raises `ConfigurationError` where the environment names a proxy or
+    certificates that cannot be used.
     """
 
     def __init__(
@@ -58,19 +63,24 @@ class Wire:
         transport: Transport | None = None,
         final: Callable[[Call, Reply], bool] = lambda call, reply: False,
         trust_env: bool = True,
+        hear: Callable[[Mapping[str, str]], None] = lambda headers: None,
     ) -> None:
         self._key = account.key
         self._read = read
         self._final = final
-        # No compression: a body's length is how a download that ended early is noticed.
-        self._client = httpx2.AsyncClient(
-            base_url=account.base_url,
-            headers={"Accept-Encoding": "identity", "User-Agent": "carpool", **account.headers},
-            timeout=_TIMEOUT,
-            limits=_LIMITS,
-            transport=transport,
-            trust_env=trust_env,
-        )
+        self._hear = hear
+        with _environment_mapped():
+            if trust_env and transport is None:
+                _check_proxies()
+            # No compression: a body's length is how a download that ended early is noticed.
+            self._client = httpx2.AsyncClient(
+                base_url=account.base_url,
+                headers={"Accept-Encoding": "identity", "User-Agent": "carpool", **account.headers},
+                timeout=_TIMEOUT,
+                limits=_LIMITS,
+                transport=transport,
+                trust_env=trust_env,
+            )
 
     async def key_mark(self, salt: str) -> str:
         """Give what tells this key from others and says nothing of it; `CallFailed` when there is no usable key."""
@@ -101,6 +111,7 @@ class Wire:
     async def _try(self, exchange: "_Exchange") -> None:
         try:
             async with self._open(exchange.call) as response:
+                self._hear(response.headers)
                 await exchange.take(response)
         except _NOT_SENT as exc:
             exchange.fail(exc, sent=False)
@@ -153,6 +164,30 @@ class Wire:
         return key
 
 
+def _check_proxies() -> None:
+    """Raise `ValueError` for a port that is none, to connect to which would end in an `OverflowError`."""
+    for name, address in getproxies().items():
+        if name in ("http", "https", "all"):
+            _ = urlsplit(address if "//" in address else f"//{address}").port
+
+
+@contextmanager
+def _environment_mapped() -> Iterator[None]:
+    """Say what in the environment no client can be made with; the address of a proxy may hold a password."""
+    try:
+        yield
+    except (httpx2.InvalidURL, ValueError):
+        raise ConfigurationError(
+            "A proxy that the environment names has no address that can be used. Check HTTPS_PROXY, HTTP_PROXY, "
+            "ALL_PROXY and NO_PROXY."
+        ) from None
+    except (OSError, ImportError) as exc:
+        raise ConfigurationError(
+            f"The certificates or the proxy that the environment names cannot be used: {exc}. Check SSL_CERT_FILE, "
+            "SSL_CERT_DIR and ALL_PROXY."
+        ) from None
+
+
 class _Exchange:
     """Hold one try of a call: its reply, and whether another try does no harm."""
 
@@ -195,17 +230,29 @@ class _Exchange:
 
     async def _pass_on(self, response: httpx2.Response, receive: Receive) -> None:
         """Hand a body on in chunks; one that is shorter than was announced is no reply (traps 11)."""
-        size = 0
-        async with aclosing(response.aiter_bytes(CHUNK)) as chunks:
-            async for chunk in chunks:
-                self._received = True
-                size += len(chunk)
-                # A loop that is left by cancellation would leave the response's generators half run.
-                with anyio.CancelScope(shield=True):
-                    await receive(chunk)
+        size = held = 0
+        parts: list[bytes] = []  # gathered here: httpx2's own chunks cost three copies
+        async with aclosing(response.aiter_bytes()) as chunks:
+            async for part in chunks:
+                size += len(part)
+                held += len(part)
+                parts.append(part)
+                if held >= CHUNK:
+                    await self._hand_on(parts, receive)
+                    held = 0
+            if parts:
+                await self._hand_on(parts, receive)
         announced = response.headers.get("content-length", "")
         if announced.isdecimal() and "content-encoding" not in response.headers and size < int(announced):
             raise httpx2.RemoteProtocolError(f"the body ended after {size:,} of {int(announced):,} bytes")
+
+    async def _hand_on(self, parts: list[bytes], receive: Receive) -> None:
+        chunk = b"".join(parts)
+        parts.clear()
+        self._received = True
+        # A loop that is left by cancellation would leave the response's generators half run.
+        with anyio.CancelScope(shield=True):
+            await receive(chunk)
 
     def fail(self, exc: Exception, *, sent: bool) -> None:
         """Note that no reply came, or none to its end; the message names no header, so no key."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from carpool.errors import LimitExceeded, Unbatchable
+from carpool.models import Encoded
 from carpool.providers.openai import ENDPOINTS, OpenAI
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,10 +42,10 @@ class Point:
 @given(st.dictionaries(st.text(), values))
 def test_a_mapping_becomes_its_json_on_one_line(body: dict[str, Any]) -> None:
     body = {**body, "model": "m", "stream": None}
-    _, model, encoded, inputs = openai.encode(CHAT, body)
-    assert (model, inputs) == ("m", 0)
-    assert b"\n" not in encoded
-    assert json.loads(encoded) == body
+    call = openai.encode(CHAT, body)
+    assert (call.model, call.inputs) == ("m", 0)
+    assert b"\n" not in call.body
+    assert json.loads(call.body) == body
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_a_body_that_holds_itself_is_refused() -> None:
 
 @pytest.mark.parametrize("mapping", [OrderedDict, MappingProxyType])
 def test_any_mapping_is_a_body(mapping: Any) -> None:
-    assert openai.encode(CHAT, mapping({"model": "m"})) == (CHAT, "m", b'{"model":"m"}', 0)
+    assert openai.encode(CHAT, mapping({"model": "m"})) == Encoded(CHAT, "m", b'{"model":"m"}', 0)
 
 
 @pytest.mark.parametrize("body", [{}, {"model": ""}, {"messages": []}, "{}"])

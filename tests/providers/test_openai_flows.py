@@ -320,9 +320,9 @@ def test_a_batch_is_cancelled_and_a_file_deleted_by_one_call_that_may_be_repeate
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_frame_around_a_body_makes_a_valid_line(endpoint: str) -> None:
-    _, model, body, _ = openai.encode(endpoint, {"model": "m", "input": "h\u2028i\n", "n": 1})
+    call = openai.encode(endpoint, {"model": "m", "input": "h\u2028i\n", "n": 1})
     head, middle, end = openai.frame("pool", endpoint)
-    line = head + b"17" + middle + body + end
+    line = head + b"17" + middle + call.body + end
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert json.loads(line) == {
@@ -331,7 +331,7 @@ def test_a_frame_around_a_body_makes_a_valid_line(endpoint: str) -> None:
         "url": endpoint,
         "body": {"model": "m", "input": "h\u2028i\n", "n": 1},
     }
-    assert model == "m"
+    assert call.model == "m"
 
 
 @pytest.mark.parametrize("number", [1, 10**9, 2**63])

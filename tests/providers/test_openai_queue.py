@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from carpool.models import BatchStatus, CallFailed, Failure, Lane, NoRoom, PackedBatch, Reply, Row
+from carpool.models import BatchStatus, CallFailed, Failure, Lane, NoRoom, PackedBatch, Reply, Row, Usage
 from carpool.providers.openai import OpenAI
 from carpool.providers.replies import stated_limit
 
@@ -293,6 +293,14 @@ def test_a_body_that_cannot_be_read_tells_nothing(body: bytes) -> None:
     assert openai.usage(Row("a", 200, "", body)) is None
 
 
+def test_what_answers_tell_is_added_up() -> None:
+    chat = {"prompt_tokens": 12, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}}
+    bodies: list[object] = [{"usage": chat}, {"usage": {"input_tokens": 3, "output_tokens": -2}}, {"usage": 7}, {}]
+    rows = [Row("a", 200, "", json.dumps(body).encode()) for body in bodies]
+    assert openai.total_usage(rows) == Usage(15, 5, 4)
+    assert openai.total_usage(rows[2:]) == openai.total_usage([]) == Usage(0, 0, 0)
+
+
 # --- what a creation notes
 
 
@@ -301,3 +309,54 @@ def test_a_creation_notes_its_key_and_its_tokens_as_text(tokens: int) -> None:
     (call,) = [next(openai.create(PackedBatch("pool-b7", Lane(CHAT, "gpt-4o"), (), 1, tokens), "file-1"))]
     metadata = json.loads(call.json or b"")["metadata"]
     assert metadata == {"carpool": "pool-b7", "carpool_tokens": str(tokens)}
+
+
+# --- usage among what else an answer holds
+
+USED = '{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":2}}'
+OTHER = '{"prompt_tokens":900,"completion_tokens":900}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"usage":{USED}}}',
+        f'{{"id":"x","usage":{USED},"choices":[]}}',
+        f'{{"usage" : {USED} , "id":"x"}}',
+        f'{{"usage":{USED},"meta":{{"usage":{OTHER}}}}}',
+        f'{{"usage":{USED},"list":[{{"usage":{OTHER}}}]}}',
+        f'{{"usage" : {USED},"meta":{{"usage":{OTHER}}}}}',
+        f'{{"meta":{{"usage":{OTHER}}},"usage" : {USED}}}',
+        f'{{"meta":{{"usage":{OTHER}}},"usage":{USED}}}',
+        f'{{"usage":{USED},"text":{json.dumps(f"{{{chr(34)}usage{chr(34)}:{OTHER}}}")}}}',
+        f'{{"usage":{USED},"text":{json.dumps(f", {chr(34)}usage{chr(34)}:{OTHER}}}")}}}',
+        f'{{"usage":{OTHER},"usage":{USED}}}',
+        f' {{\r"usage":{USED}}}\r ',
+    ],
+)
+def test_the_usage_of_an_answer_is_its_own_wherever_the_word_stands(body: str) -> None:
+    row = Row("", 200, "", body.encode())
+    assert openai.usage(row) == openai.total_usage([row]) == Usage(5, 7, 2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"usage":null}',
+        '{"usage":"high"}',
+        '{"usage":{"prompt_tokens":"5"}}',
+        f'{{"meta":{{"usage":{OTHER}}}}}',
+        f'[{{"usage":{OTHER}}}]',
+        f'{{"text":{json.dumps(f"{chr(34)}usage{chr(34)}:{OTHER}}}")}}}',
+        '{"usage":',
+        '"usage":',
+    ],
+)
+def test_an_answer_without_a_usage_of_its_own_says_nothing(body: str) -> None:
+    row = Row("", 200, "", body.encode())
+    assert openai.usage(row) is None
+    assert openai.total_usage([row]) == Usage(0, 0, 0)

@@ -78,6 +78,56 @@ def test_no_more_pages_are_read_than_allowed_and_that_is_told() -> None:
     assert not recent.complete
 
 
+def test_those_that_are_chosen_are_listed_and_no_page_more_is_read_than_they_take() -> None:
+    flow = openai.recent(NOW - 100, 9, lambda batch: batch.status.status == "failed", 2)
+    replies = [
+        page(made("b1", 1, status="failed"), made("b2", 2), more=True),
+        page(made("b3", 3, status="failed"), made("b4", 4, status="failed"), more=True),
+    ]
+    next(flow)
+    flow.send(replies[0])
+    with pytest.raises(StopIteration) as stop:
+        flow.send(replies[1])
+    assert ids(stop.value.value) == ["b1", "b3"]
+    assert not stop.value.value.complete
+
+
+def test_as_many_as_there_are_is_all_of_them() -> None:
+    flow = openai.recent(NOW - 100, 9, most=2)
+    next(flow)
+    with pytest.raises(StopIteration) as stop:
+        flow.send(page(made("b1", 1), made("b2", 2)))
+    assert stop.value.value.complete
+
+
+def test_a_server_that_lists_the_oldest_first_is_read_to_the_end_and_the_newest_come_first() -> None:
+    replies = [page(made("b1", 900), made("b2", 800), more=True), page(made("b3", 9), made("b4", 5), more=True)]
+    calls, recent = play(*replies, page(made("b5", 3)))
+    assert len(calls) == 3
+    assert (ids(recent), recent.complete) == (["b5", "b4", "b3"], True)
+
+
+def test_of_those_that_are_listed_the_oldest_first_the_newest_are_given() -> None:
+    flow = openai.recent(NOW - 100, 9, most=2)
+    next(flow)
+    flow.send(page(made("b1", 9), made("b2", 8), made("b3", 7), more=True))
+    with pytest.raises(StopIteration) as stop:
+        flow.send(page(made("b4", 6), made("b5", 5)))
+    assert (ids(stop.value.value), stop.value.value.complete) == (["b5", "b4"], False)
+
+
+def test_a_server_that_turns_the_same_page_for_ever_is_left_and_that_is_told() -> None:
+    replies = [page(made("b1", 1), more=True)] * 2
+    _, recent = play(*replies)
+    assert (ids(recent), recent.complete) == (["b1"], False)
+
+
+@pytest.mark.parametrize("counts", [None, {}, {"total": 0, "failed": None}, {"total": True, "failed": "1"}])
+def test_counts_that_are_none_are_not_told(counts: object) -> None:
+    batch = listed(status="validating", request_counts=counts)
+    assert (batch.total, batch.failed) == (None, None)
+
+
 def test_a_batch_that_two_pages_hold_is_told_of_once() -> None:
     _, recent = play(page(made("b1", 1), made("b2", 2), more=True), page(made("b2", 2), made("b3", 3)))
     assert ids(recent) == ["b1", "b2", "b3"]
@@ -108,6 +158,7 @@ def test_a_whole_batch_is_read() -> None:
         metadata={"carpool": "pool-b7", "carpool_tokens": "1812003"},
         request_counts={"total": 9, "completed": 9, "failed": 0},
         usage={"input_tokens": 1500},
+        expires_at=NOW + 86_400,
     )
     assert batch == Listed(
         BatchStatus("b", "pool-b7", "completed", answered=9, succeeded=9, input_tokens=1500),
@@ -117,6 +168,9 @@ def test_a_whole_batch_is_read() -> None:
         created_at=NOW,
         in_progress_at=NOW + 3,
         ended_at=NOW + 133,
+        total=9,
+        failed=0,
+        expires_at=NOW + 86_400,
     )
     assert not batch.open
 

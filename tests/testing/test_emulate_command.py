@@ -48,8 +48,8 @@ def test_help_documents_the_exit_codes() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--limit", "gpt-4o"], "carpool: --limit is MODEL=TOKENS"),
-        (["--limit", "gpt-4o=many"], "carpool: --limit is MODEL=TOKENS"),
+        (["--limit", "gpt-4o"], "carpool: --limit is MODEL=N"),
+        (["--limit", "gpt-4o=many"], "carpool: --limit is MODEL=N"),
         (["--upstream", "nonsense"], "carpool: upstream is a URL"),
         (["--reset", "0.7", "--too-many", "0.7"], "carpool: the rates of the faults"),
         (["--reset", "7"], "Invalid value"),

@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from itertools import chain
+from typing import Literal
+
+import msgspec
 
 from ..models import BatchStatus, Lane, Load, PackedBatch, Row, Run
 from .packing import common, sum_loads
@@ -123,6 +126,25 @@ _ENDED_EARLY = frozenset({"batch_expired", "batch_cancelled"})  # codes of rows 
 UNDONE = _ENDED_EARLY | {"request_timeout"}
 _STRANGERS = 1_000  # ids that are kept, to be counted
 _REASONS = 3  # that are quoted
+
+
+class BatchStats(msgspec.Struct, frozen=True, gc=False):
+    """Tell of one batch that is not over: where it stands here, and its `status` at the provider, "" before it has one.
+
+    A `queued` one waits for room. `tokens` is what it is expected to weigh in its queue; `since` is when it was packed,
+    in seconds since the epoch; `done` rows came to an end as the provider counts, None where it does not say.
+    """
+
+    key: str
+    id: str | None
+    lane: Lane
+    stage: Literal["uploading", "queued", "creating", "running", "collecting"]
+    status: str
+    rows: int
+    unsettled: int
+    tokens: int
+    since: float
+    done: int | None
 
 
 class Batch:
@@ -269,6 +291,8 @@ class Batch:
             self.unawaited_since = None
         if self.asked is not None:
             self.asked |= held
+            if len(self.asked) + len(self.gone) >= self.total:
+                self.asked = None  # as in a batch of this process's own
         return held
 
     def holds(self, rows: Sequence[int]) -> set[int]:
@@ -310,11 +334,12 @@ class Batch:
         self.unclaimed.clear()
         for row in rows:
             custom_id = row.custom_id
-            if not (custom_id.startswith(prefix) and len(custom_id) < start + 20 and custom_id[start:].isdecimal()):
+            text = custom_id[start:]
+            if not (custom_id.startswith(prefix) and len(text) < 20 and text.isdecimal()):
                 self._note_stranger(row)
                 continue
-            number = int(custom_id[start:])
-            if number not in open_ or str(number) != custom_id[start:]:
+            number = int(text)
+            if number not in open_ or str(number) != text:
                 self._note_odd(number, row)
             elif row.ok:
                 open_.remove(number)

@@ -3,14 +3,22 @@
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Literal
 
 from ..models import BatchStatus, Leftovers, Queue, Run, Sought
 from .agenda import Agenda
-from .batch import Batch, Stage, Step
+from .batch import Batch, BatchStats, Stage, Step
 from .commands import Cancel, Check, Collect, Command, Create, Delete, Find, Record, Upload
 from .events import Done
 from .lanes import Lanes, Name
 
+_STAGES: dict[Stage, Literal["uploading", "creating", "running", "collecting"]] = {
+    Stage.PACKED: "uploading",
+    Stage.UPLOADED: "creating",
+    Stage.LOST: "creating",
+    Stage.OPEN: "running",
+    Stage.ENDED: "collecting",
+}
 _FEW = 0.01  # the share of a batch's rows whose callers may have gone before it is worth another upload
 
 
@@ -54,6 +62,22 @@ class Batches:
     def of_remote(self, remote_id: str) -> Batch:
         """Give the batch that the provider calls so."""
         return self._batches[self._keys[remote_id]]
+
+    def stats(self, batch: Batch) -> BatchStats:
+        """Give the figures of one."""
+        ledger = self._lanes[batch.lane].ledger
+        return BatchStats(
+            batch.key,
+            batch.remote_id,
+            batch.lane,
+            "queued" if batch.key in ledger.line else _STAGES[batch.stage],
+            batch.status.status if batch.remote_id is not None else "",
+            batch.total,
+            batch.unsettled,
+            ledger.scale.guess(batch.load),
+            batch.packed_at,
+            batch.status.answered,
+        )
 
     # --- what is to be done
 

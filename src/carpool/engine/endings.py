@@ -66,6 +66,7 @@ class Endings:
         billed, batch.billed_twice = batch.billed_twice, []
         bill = [Bill(batch_id, batch.lane, billed)] if billed else []
         settle = Settle(batch_id, batch.lane, numbers, rows, event.file, attempts)
+        self._lanes.ended(batch.lane, answered=len(rows) - len(attempts), failed=len(attempts))
         return [*bill, settle, *self._look_at_money(batch, now)]
 
     def _look_at_money(self, batch: Batch, now: float) -> list[Command]:
@@ -175,6 +176,7 @@ class Endings:
         if not rows:
             return []
         attempt = attempt_by(failure, batch.remote_id)
+        self._lanes.ended(batch.lane, failed=len(rows))
         sent = batch.remote_id is not None
         attempts = {row: self._retries.history(row, self._last(batch, row, attempt)) for row in rows} if sent else {}
         return [Fail(batch.remote_id, frozenset(rows), failure, for_good, attempts)]
@@ -205,6 +207,7 @@ class Endings:
             return []
         numbers, batch_id = sorted(rows), batch.remote_id or ""
         failed = [batch.failed[row] for row in numbers]
+        self._lanes.ended(batch.lane, failed=len(numbers))
         attempts = {row: self._retries.history(row, attempt_of(batch.failed[row], batch_id)) for row in numbers}
         return [Settle(batch_id, batch.lane, numbers, failed, None, attempts), Record(unanswered(numbers, batch_id))]
 
@@ -225,8 +228,12 @@ class Endings:
             lost &= batch.asked
         ends = ((lost, LOST), (stopped, ON_PURPOSE))
         failed = [Fail(batch.remote_id, frozenset(rows), failure) for rows, failure in ends if rows]
+        self._lanes.ended(batch.lane, failed=len(lost) + len(stopped))
         left -= lost | stopped
-        settled = rest.drop([row for row in batch.rows if row not in left])
+        if left:
+            settled = rest.drop([row for row in batch.rows if row not in left])
+        else:
+            settled, rest = list(rest), Waiting()
         taken_out = self._lanes.taken_out(rest.drop(batch.abandoned))
         if batch.asked is not None:
             unasked = rest.drop([row for row in batch.rows if row not in batch.asked])

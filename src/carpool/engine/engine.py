@@ -11,6 +11,7 @@ from ..naming import client_key
 from .agenda import Agenda
 from .batch import (
     Batch,
+    BatchStats,
     Stage,
     Step,
     patience,
@@ -144,6 +145,15 @@ class Engine:
         for batch in self._batches:
             submitted[batch.lane] += batch.unsettled
         return tuple(state.stats(lane, submitted[lane]) for lane, state in self._lanes.items())
+
+    @property
+    def backlog(self) -> int:
+        """Give the bytes of the lines that wait to be packed."""
+        return sum(state.waiting.size for _, state in self._lanes.items())
+
+    def batches(self) -> tuple[BatchStats, ...]:
+        """Tell of the batches that are not over, those packed first before the others."""
+        return tuple(map(self._batches.stats, self._batches))
 
     def running(self, rows: Collection[int]) -> set[int]:
         """Say which of these rows are in batches that were created."""

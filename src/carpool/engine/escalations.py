@@ -86,6 +86,8 @@ class Escalations:
         return [self._settle(lane, event)]
 
     def _settle(self, lane: Lane, event: LiveEnded) -> Settle | Fail:
+        answered = event.answer is not None and event.answer.ok
+        self._lanes.ended(lane, answered=answered, failed=not answered)
         if event.answer is None:
             return Fail(None, (event.row,), event.failure or LOST)
         return Settle("", lane, [event.row], [event.answer], event.file)

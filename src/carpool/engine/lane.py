@@ -34,7 +34,8 @@ class LaneStats(msgspec.Struct, frozen=True, gc=False):
     The queue is that of the lane's model, whatever the endpoint. `limit` is in tokens, None while it is unknown;
     `limit_source` says where it comes from: "user", "learned" (the provider's own refusal), "table" or "unknown".
     `enqueued` tokens are reserved; `utilisation` is their mean as a share of the limit so far, while there were any,
-    None before a limit was known; `refusals` are those for lack of room.
+    None before a limit was known; `refusals` are those for lack of room. `answered` and `failed` requests have ended
+    since the pool was opened.
     """
 
     lane: Lane
@@ -47,6 +48,8 @@ class LaneStats(msgspec.Struct, frozen=True, gc=False):
     utilisation: float | None = None
     refusals: int = 0
     dormant: int = 0
+    answered: int = 0
+    failed: int = 0
 
 
 class Pack(NamedTuple):
@@ -108,6 +111,7 @@ class LaneState:
         self.rich = False  # some rows hold images or files, which weigh more than their bytes
         self.counting = 0  # counts that are under way
         self.batches: set[str] = set()
+        self.answered = self.failed = 0  # requests that have ended
         self._limits = limits
         self._held_until = 0.0
         self._lone: dict[int, _Lone] = {}  # requests that were refused though they were alone
@@ -235,6 +239,8 @@ class LaneState:
             ledger.utilisation,
             ledger.refusals,
             self.dormant.rows,
+            self.answered,
+            self.failed,
         )
 
     # --- an input file that the provider does not see

@@ -236,7 +236,14 @@ class Lanes:
             }
         failures = {row: failures[row] for row in failures.keys() - {row for run in state.packing for row in run.rows}}
         failed: list[Command] = [Fail(None, (row,), failures[row]) for row in sorted(failures)]
+        state.failed += len(failed)
         return failed + self.settled(state.waiting.drop(failures))
+
+    def ended(self, lane: Lane, *, answered: int = 0, failed: int = 0) -> None:
+        """Count requests that have ended."""
+        state = self._lanes[lane]
+        state.answered += answered
+        state.failed += failed
 
     # --- what has no hope
 
@@ -274,6 +281,7 @@ class Lanes:
         state.flushing = False
         refused = state.waiting.drop([row for run in state.waiting for row in run.rows if row not in packing])
         rows = [row for run in refused for row in run.rows]
+        state.failed += len(rows)
         return [Fail(None, rows, failure), *self.settled(refused)] if rows else []
 
     def judge(self, batch: Batch, others: int, *, ran: bool) -> list[Command]:

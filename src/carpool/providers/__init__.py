@@ -3,7 +3,7 @@
 A flow is a generator that yields a `Call` and receives its `Reply`; it returns its result or raises `CallFailed`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..config import Escalate
@@ -88,6 +88,10 @@ class Provider(Protocol):
 
     def usage(self, row: Row) -> Usage | None:
         """Give the tokens that an answer says it was billed, None where it does not say."""
+        ...
+
+    def total_usage(self, rows: Iterable[Row]) -> Usage:
+        """Add up the tokens that answers say they were billed."""
         ...
 
     def live(self, call: Encoded, tier: Escalate = "live") -> Flow[Row]:

@@ -121,12 +121,21 @@ def _parse_oddity(line: bytes, offset: int) -> Row:
         custom_id if isinstance(custom_id, str) else "",
         status,
         request_id if isinstance(request_id, str) else "",
-        body.encode(errors="replace") if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode(),
+        _within(body) if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode(),
         code,
         message,
         offset,
         len(line),
     )
+
+
+def _within(body: str) -> bytes:
+    """Give the JSON in a text, on one line; of what is none, the text as JSON."""
+    try:
+        json.loads(body)
+        return one_line(body.encode())
+    except (ValueError, RecursionError):
+        return json.dumps(body).encode()
 
 
 def _whole(status: Any) -> int:

@@ -1,6 +1,7 @@
 """The Batch API of OpenAI and of those who speak it (contracts, part A)."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -63,7 +64,7 @@ class _PeekInput(_Peek, gc=False):
     input: Any = None
 
 
-_quote = partial(quote, safe="")  # ids are the server's words, and no paths
+quote_id = partial(quote, safe="")  # ids are the server's words, and no paths
 _peek = msgspec.json.Decoder(_Peek)
 _peek_input = msgspec.json.Decoder(_PeekInput)
 
@@ -120,6 +121,10 @@ class OpenAI:
         """Give the tokens that an answer says it was billed, None where it does not say."""
         return replies.usage(row)
 
+    def total_usage(self, rows: Iterable[Row]) -> Usage:
+        """Add up the tokens that answers say they were billed."""
+        return replies.total_usage(rows)
+
     def upload(self, batch: PackedBatch) -> Flow[str]:
         """Upload the input file; when an earlier try had no reply, look for it first."""
         if batch.again and (found := (yield from self._uploads(batch.sought, all_=False))):
@@ -148,7 +153,7 @@ class OpenAI:
 
         query = {"purpose": "batch", "limit": str(_PAGE), "order": "desc"}
         try:
-            yield from _search(Call("GET", "/files", True, query), sought.since - _SKEW, take)
+            yield from search(Call("GET", "/files", True, query), sought.since - _SKEW, take)
         except CallFailed as exc:
             if exc.failure.kind == "auth" or (all_ and exc.failure.kind in ("lost", "busy")):
                 raise
@@ -184,7 +189,7 @@ class OpenAI:
             return not wanted
 
         try:
-            yield from _search(_listing(None), since - _SKEW, take)
+            yield from search(_listing(None), since - _SKEW, take)
         except CallFailed as exc:
             if exc.failure.kind == "auth" or not found:
                 raise
@@ -197,7 +202,7 @@ class OpenAI:
         found = (yield from self._list(remote_ids)) if len(remote_ids) > 1 else {}
         replied = bool(found)
         for remote_id in (remote_id for remote_id in remote_ids if remote_id not in found):
-            reply = yield Call("GET", f"/batches/{_quote(remote_id)}", True)
+            reply = yield Call("GET", f"/batches/{quote_id(remote_id)}", True)
             try:
                 found[remote_id] = replies.status(reply)
             except CallFailed as exc:
@@ -228,21 +233,34 @@ class OpenAI:
                 break
         return found
 
-    def recent(self, since: float, pages: int) -> Flow[Recent]:
-        """List the account's batches created since `since`, in seconds since the epoch, from so many pages at most."""
+    def recent(
+        self, since: float, pages: int, keep: Callable[[Listed], bool] = lambda batch: True, most: float = math.inf
+    ) -> Flow[Recent]:
+        """List the account's batches created since `since`, in seconds since the epoch, from so many pages at most.
+
+        Of those that `keep` is content with, `most` at most.
+        """
         found: dict[str, Listed] = {}  # by id: a page repeats what moved on while the one before it was read
-        after: str | None = None
-        for _ in range(pages):
-            entries, after = replies.entries((yield _listing(after)))
-            found |= {entry["id"]: replies.listed(entry) for entry in entries}
-            if not after or replies.is_before(since, found[after]):
-                return Recent(tuple(batch for batch in found.values() if not replies.is_before(since, batch)), True)
-        return Recent(tuple(found.values()), False)
+
+        def take(entries: list[dict[str, Any]]) -> bool:
+            page = [replies.listed(entry) for entry in entries]
+            found.update((b.status.id, b) for b in page if not replies.is_before(since, b) and keep(b))
+            return len(found) > most and replies.are_newest_first(entries)
+
+        complete = yield from search(_listing(None), since, take, pages)
+        newest = sorted(found.values(), key=lambda batch: -(batch.created_at or math.inf))
+        if len(newest) > most:
+            return Recent(tuple(newest[: int(most)]), False)
+        return Recent(tuple(newest), complete)
 
     def collect(self, status: BatchStatus) -> list[Call]:
         """Name the output and the error file: either may be missing, in every end (traps 5)."""
         files = (status.output_file_id, status.error_file_id)
-        return [Call("GET", f"/files/{_quote(file_id)}/content", True) for file_id in files if file_id]
+        return [self.content(file_id) for file_id in files if file_id]
+
+    def content(self, file_id: str) -> Call:
+        """Fetch a file."""
+        return Call("GET", f"/files/{quote_id(file_id)}/content", True)
 
     def live(self, call: Encoded, tier: Escalate = "live") -> Flow[Row]:
         """Send one call at once, and read its reply as the row it would have become."""
@@ -252,11 +270,11 @@ class OpenAI:
 
     def cancel(self, remote_id: str) -> Call:
         """Cancel a batch; one that has ended answers 409."""
-        return Call("POST", f"/batches/{_quote(remote_id)}/cancel", True, json=b"{}")
+        return Call("POST", f"/batches/{quote_id(remote_id)}/cancel", True, json=b"{}")
 
     def delete(self, file_id: str) -> Call:
         """Delete a file."""
-        return Call("DELETE", f"/files/{_quote(file_id)}", True)
+        return Call("DELETE", f"/files/{quote_id(file_id)}", True)
 
     def refused(self, reply: Reply) -> Failure:
         """Say what a reply other than 2xx means."""
@@ -268,13 +286,21 @@ class OpenAI:
         return ended or self.refused(reply).kind not in ("busy", "lost")
 
 
-def _search(call: Call, since: float, take: Callable[[list[dict[str, Any]]], bool]) -> Flow[None]:
-    """Turn the pages of a listing, the newest first, until `take` is content, or they are older than `since`."""
-    cursors: set[str] = set()  # some servers would turn the same page for ever
+def search(
+    call: Call, since: float, take: Callable[[list[dict[str, Any]]], bool], pages: float = math.inf
+) -> Flow[bool]:
+    """Turn the pages of a listing until `take` is content, or they are older than `since`, so many at most.
+
+    Tells whether all was read that there is since then: some servers would turn the same page for ever.
+    """
+    cursors: set[str] = set()
     while True:
         entries, after = replies.entries((yield call))
-        if take(entries) or not after or after in cursors or replies.are_older(entries, since):
-            return
+        content = take(entries)
+        if not after or replies.are_older(entries, since):
+            return True
+        if content or after in cursors or len(cursors) + 1 >= pages:
+            return False
         cursors.add(after)
         call = structs.replace(call, query={**call.query, "after": after})
 

@@ -34,7 +34,8 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     """Tell of a batch on the account, whoever made it; stamps are in seconds since the epoch, None where not given.
 
     `tokens` is what carpool expected it to weigh when it made it, None for batches of others. `model` is None while the
-    provider does not name it; of a batch that found no room it is the one that the refusal names.
+    provider does not name it; of a batch that found no room it is the one that the refusal names. `total` rows it has,
+    of which `failed` did, None while nobody says; it expires, or would have, at `expires_at`.
     """
 
     status: BatchStatus
@@ -44,6 +45,9 @@ class Listed(msgspec.Struct, frozen=True, gc=False):
     created_at: float | None = None
     in_progress_at: float | None = None
     ended_at: float | None = None
+    total: int | None = None
+    failed: int | None = None
+    expires_at: float | None = None
 
     @property
     def open(self) -> bool:
@@ -71,7 +75,7 @@ class _Billed(msgspec.Struct, gc=False):
 _billed = msgspec.json.Decoder(_Billed)
 
 
-def _decode(reply: Reply) -> dict[str, Any]:
+def decode(reply: Reply) -> dict[str, Any]:
     """Give the object in a reply; `CallFailed` when there is none."""
     content = _content(reply)
     if not isinstance(content, dict):
@@ -147,8 +151,8 @@ def _excerpt(body: bytes) -> str:
 
 def id_of(reply: Reply) -> str:
     """Give the id of the object in a reply."""
-    content = _decode(reply)
-    id_ = _text(content.get("id"))
+    content = decode(reply)
+    id_ = text_of(content.get("id"))
     if id_ is None:
         raise _unreadable(reply, "without an id")
     return id_
@@ -174,7 +178,7 @@ def entries(reply: Reply) -> tuple[list[dict[str, Any]], str | None]:
 
 def status(reply: Reply) -> BatchStatus:
     """Read the batch object in a reply."""
-    content = _decode(reply)
+    content = decode(reply)
     id_of(reply)
     return read(content)
 
@@ -182,35 +186,43 @@ def status(reply: Reply) -> BatchStatus:
 def read(batch: dict[str, Any]) -> BatchStatus:
     """Read a batch object, of which anything but `id` may be absent, null or "" (contracts A4)."""
     counts = _dict(batch.get("request_counts"))
-    spelled = (_text(batch.get("status")) or "unknown").lower()
-    state = _SPELLED.get(spelled, spelled)
+    state = spelled(text_of(batch.get("status")) or "unknown")
     problems = tuple(_problems(_list(_dict(batch.get("errors")).get("data"))))
     return BatchStatus(
         id=batch["id"],
-        key=_text(_dict(batch.get("metadata")).get(KEY)),
+        key=text_of(_dict(batch.get("metadata")).get(KEY)),
         status=state,
-        input_file_id=_text(batch.get("input_file_id")),
-        output_file_id=_text(batch.get("output_file_id")),
-        error_file_id=_text(batch.get("error_file_id")),
+        input_file_id=text_of(batch.get("input_file_id")),
+        output_file_id=text_of(batch.get("output_file_id")),
+        error_file_id=text_of(batch.get("error_file_id")),
         answered=_answered(counts),
         problems=problems,
         no_room=next(_no_room(problems), None) if state == "failed" else None,
-        succeeded=_number(counts.get("completed")),
-        input_tokens=_number(_dict(batch.get("usage")).get("input_tokens")),
+        succeeded=count_of(counts.get("completed")),
+        input_tokens=count_of(_dict(batch.get("usage")).get("input_tokens")),
     )
+
+
+def spelled(status: str) -> str:
+    """Spell a status as the specification does: some write capitals, and some one "l"."""
+    return _SPELLED.get(status.lower(), status.lower())
 
 
 def listed(batch: dict[str, Any]) -> Listed:
     """Read a batch object of a listing, with what concerns whoever looks at the account."""
     status = read(batch)
+    counts = _dict(batch.get("request_counts"))
     return Listed(
         status,
-        endpoint=_text(batch.get("endpoint")),
-        model=_text(batch.get("model")) or next(_refused_models(status.problems), None),
+        endpoint=text_of(batch.get("endpoint")),
+        model=text_of(batch.get("model")) or next(_refused_models(status.problems), None),
         tokens=_noted(_dict(batch.get("metadata")).get(TOKENS)),
-        created_at=_stamp(batch.get("created_at")),
-        in_progress_at=_stamp(batch.get("in_progress_at")),
-        ended_at=_stamp(batch.get(f"{status.status}_at")) if status.status in _ENDS else None,
+        created_at=stamp_of(batch.get("created_at")),
+        in_progress_at=stamp_of(batch.get("in_progress_at")),
+        ended_at=stamp_of(batch.get(f"{status.status}_at")) if status.status in _ENDS else None,
+        total=count_of(counts.get("total")),
+        failed=counts.get("failed") if _is_whole(counts.get("failed")) else None,
+        expires_at=stamp_of(batch.get("expires_at")),
     )
 
 
@@ -221,8 +233,14 @@ def is_before(since: float, batch: Listed) -> bool:
 
 def are_older(entries: list[dict[str, Any]], since: float) -> bool:
     """Tell whether what follows on a listing's next page was created before a time: where the newest come first."""
-    first, last = (_stamp(entry.get("created_at")) for entry in (entries[0], entries[-1]))
-    return last is not None and last < since and (first is None or first >= last)
+    last = stamp_of(entries[-1].get("created_at"))
+    return last is not None and last < since and are_newest_first(entries)
+
+
+def are_newest_first(entries: list[dict[str, Any]]) -> bool:
+    """Tell whether a page is in the order that the provider's own listing has; some servers list the oldest first."""
+    first, last = (stamp_of(entry.get("created_at")) for entry in (entries[0], entries[-1]))
+    return first is None or last is None or first >= last
 
 
 def _noted(value: Any) -> int | None:
@@ -230,7 +248,8 @@ def _noted(value: Any) -> int | None:
     return int(value) or None if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) else None
 
 
-def _stamp(value: Any) -> float | None:
+def stamp_of(value: Any) -> float | None:
+    """Give a time in seconds since the epoch, None for what is none."""
     return value if type(value) in (int, float) and 0 < value < _FAR else None
 
 
@@ -246,7 +265,7 @@ def _no_room(problems: Iterable[BatchProblem]) -> Iterator[NoRoom]:
             yield NoRoom(stated_limit(problem.message))
 
 
-def _number(value: Any) -> int | None:
+def count_of(value: Any) -> int | None:
     """Give a count; none where 0 stands for not known."""
     return value if _is_whole(value) and value > 0 else None
 
@@ -268,7 +287,8 @@ def _problems(errors: list[Any]) -> Iterable[BatchProblem]:
             yield BatchProblem(code, message, line if _is_whole(line) else None)
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
+    """Give a text, None for an empty one too."""
     return value if isinstance(value, str) and value else None
 
 
@@ -282,15 +302,34 @@ def _list(value: Any) -> list[Any]:
 
 def usage(row: Row) -> Usage | None:
     """Give the tokens that an answer says it was billed, None where it does not say."""
-    try:
-        said = _billed.decode(row.body).usage
-    except _UNREADABLE:
-        return None
-    if said is None:
-        return None
+    said = _last_usage(row.body)
+    return None if said is None else Usage(*_tokens(said))
+
+
+def total_usage(rows: Iterable[Row]) -> Usage:
+    """Add up the tokens that answers say they were billed."""
+    said = [_tokens(tokens) for row in rows if (tokens := _last_usage(row.body)) is not None]
+    return Usage(*map(sum, zip(*said, strict=True))) if said else Usage(0, 0, 0)
+
+
+def _tokens(said: _Tokens) -> tuple[int, int, int]:
     details = said.prompt_tokens_details or said.input_tokens_details
-    return Usage(
+    return (
         max(0, said.prompt_tokens or said.input_tokens or 0),
         max(0, said.completion_tokens or said.output_tokens or 0),
         max(0, (details and details.cached_tokens) or 0),
     )
+
+
+def _last_usage(body: bytes) -> _Tokens | None:
+    """Read what stands behind the last `"usage":`, which most answers end with; or else the whole.
+
+    What is read so is an object of its own only where that name is the body's, and not of something within it.
+    """
+    start = body.rfind(b'"usage":')
+    for part in (b"{" + body[start:], body) if start >= 0 else (body,):
+        try:
+            return _billed.decode(part).usage
+        except _UNREADABLE:
+            continue
+    return None

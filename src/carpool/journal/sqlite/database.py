@@ -12,7 +12,7 @@ import msgspec
 
 from ...errors import JournalError
 
-_APPLICATION = 0x63617270  # what SQLite's header says that the file is of
+APPLICATION = 0x63617270  # what SQLite's header says that the file is of
 MIGRATIONS = ("schema.sql",)  # each brings the database from the version that is its position to the next
 BUSY = 30.0  # seconds to wait for other processes: their transactions take milliseconds
 
@@ -35,7 +35,7 @@ _REMEDIES = {
     sqlite3.SQLITE_PROTOCOL: "its file system keeps no locks. Name a folder on a local disk",
     sqlite3.SQLITE_NOTADB: "it is no database. Put the right one back, or name another folder",
 }
-_UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError)  # what damage leads to that SQLite overlooks
+UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError)  # what damage leads to that SQLite overlooks
 _DAMAGED = "it is damaged. Put a copy back, or name another folder"
 
 
@@ -55,7 +55,7 @@ class Database:
 
     def _set_up(self) -> None:
         new = self.value("SELECT count(*) FROM sqlite_master") == 0
-        if not new and self.value("PRAGMA application_id") != _APPLICATION:
+        if not new and self.value("PRAGMA application_id") != APPLICATION:
             raise JournalError(f"{self._path} is the database of something else. Name another folder.")
         for setting in SETTINGS:
             self.execute(f"PRAGMA {setting}")
@@ -84,7 +84,7 @@ class Database:
             for statement in _statements(files(__package__).joinpath(name).read_text()):
                 self.execute(statement)
         if version < len(MIGRATIONS):
-            self.execute(f"PRAGMA application_id = {_APPLICATION}")
+            self.execute(f"PRAGMA application_id = {APPLICATION}")
             self.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
@@ -118,7 +118,7 @@ class Database:
         """Turn SQLite's errors, and those of what it gives and cannot be read, into `JournalError`."""
         try:
             yield
-        except (sqlite3.Error, *_UNREADABLE) as exc:
+        except (sqlite3.Error, *UNREADABLE) as exc:
             raise JournalError(f"The journal {self._path} cannot be used: {self._remedy(exc)} ({exc}).") from exc
 
     def _remedy(self, exc: Exception) -> str:

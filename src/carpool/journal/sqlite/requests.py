@@ -1,10 +1,12 @@
 """By what requests are known again: those that wait, are under way or are answered."""
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
 
 from .database import Database
 from .packed import array_of
 
+_ADDED = 900  # values that one statement adds: row by row it takes half as long again (measured)
 _ASKED = 500  # digests looked up by one statement
 
 
@@ -17,9 +19,11 @@ class Requests:
     def add(self, rows: Sequence[int], digests: bytes) -> None:
         """Keep the digests of rows, which lie end to end."""
         halves = array_of("q", digests)
-        self._db.execute_many(
-            "INSERT INTO request (row, head, tail) VALUES (?, ?, ?)", zip(rows, halves[::2], halves[1::2], strict=True)
-        )
+        values = list(chain.from_iterable(zip(rows, halves[::2], halves[1::2], strict=True)))
+        for start in range(0, len(values), _ADDED):
+            added = values[start : start + _ADDED]
+            holes = ",".join(["(?, ?, ?)"] * (len(added) // 3))
+            self._db.execute(f"INSERT INTO request (row, head, tail) VALUES {holes}", *added)  # noqa: S608 - holes alone
 
     def forget(self, rows: Iterable[int]) -> None:
         """Let rows never be known again."""
