@@ -6,6 +6,7 @@ CarpoolError
 │   ├── RequestExpired       the completion window, or its own timeout, ended first
 │   ├── RequestCancelled     its batch was cancelled before it ran
 │   └── ResultMissing        its batch ended and no file mentions it
+├── OutputInvalid            the answer is there, and is not what it was to be
 ├── Unbatchable              this request cannot travel in a batch; nothing was sent
 ├── LimitExceeded            one request is larger than a whole file or the whole queue limit
 ├── BudgetExceeded           what may be spent is spent
@@ -16,9 +17,11 @@ CarpoolError
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from .models import Attempt
+from .models import Attempt, Response
+
+Reason: TypeAlias = Literal["refused", "truncated", "filtered", "missing", "invalid"]
 
 
 class CarpoolError(Exception):
@@ -84,6 +87,25 @@ class RequestCancelled(RequestFailed):
 
 class ResultMissing(RequestFailed):
     """Say that the batch ended and neither of its files mentions the request."""
+
+
+class OutputInvalid(CarpoolError):
+    """Say that an answer, which is kept as `response`, is not what it was to be.
+
+    `reason` is "refused" (by the model), "truncated" (it came to the end of its output tokens), "filtered" (by the
+    provider), "missing" (there is no text, or no vectors, in it) or "invalid" (what is there does not fit).
+    """
+
+    def __init__(self, message: str, response: Response, reason: Reason) -> None:
+        super().__init__(message, response, reason)  # all of them, so that it can be pickled and copied
+        self.message = message
+        self.response = response
+        self.reason = reason
+
+    def __str__(self) -> str:
+        known = {"request": self.response.custom_id, "batch": self.response.batch_id}
+        where = ", ".join(f"{name} {value}" for name, value in known.items() if value)
+        return f"{self.message} ({where})" if where else self.message
 
 
 class Unbatchable(CarpoolError):

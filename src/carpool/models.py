@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 Body: TypeAlias = Mapping[str, Any] | str | bytes
+Value = TypeVar("Value")
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -22,15 +23,19 @@ class Request(_Call, frozen=True, kw_only=True):
     `key`, or else by endpoint and body; without a journal the key has no meaning. `timeout` is how many seconds it may
     wait for its answer. Where a model's queue is limited, what has a higher `priority` goes first, in batches of its
     own. `tags` are names under which `Stats` counts it. None is what the pool, or `carpool.options`, says.
+
+    `output` is a type, a pydantic model, a msgspec Struct or a dataclass, whose strict schema goes into a body of chat
+    completions or Responses, so that the answer can be read with `Response.parse`.
     """
 
-    key: str | None = None
+    key: str | int | None = None
     timeout: float | None = None
     priority: int | None = None
     tags: tuple[str, ...] | None = None
+    output: type[Any] | None = None
 
 
-class Encoded(NamedTuple):
+class Encoded(msgspec.Struct, frozen=True, gc=False):
     """Hold a call that may travel: its model, its body on one line, and the embedding inputs in it."""
 
     endpoint: str
@@ -74,10 +79,40 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     @property
     def usage(self) -> Usage | None:
         """Give the tokens the provider counted; None where the body has no `usage`."""
-        return _usage(self.json())
+        try:
+            return _usage(_billed.decode(self.content).usage)  # the rest is passed over: embeddings take milliseconds
+        except msgspec.DecodeError:
+            body = self.json()
+            return _usage(body.get("usage") if isinstance(body, dict) else None)
+
+    def parse(self, output: type[Value]) -> Value:
+        """Give the first answer's text as a validated object: a pydantic model, a msgspec Struct, a dataclass.
+
+        Raises `OutputInvalid` where the model refused, was cut off or filtered, or wrote what does not fit, and
+        `ConfigurationError` for a type that cannot be read from JSON.
+        """
+        from .structured import parse  # it imports this module
+
+        return parse(self, output)
+
+    def vectors(self) -> Any:
+        """Give the embeddings, in the order of the inputs: a numpy array of float32, of shape (inputs, dimensions).
+
+        Where numpy is not installed it is a list of `array.array("f")`. Raises `OutputInvalid` where there are none.
+        """
+        from .vectors import vectors  # it imports this module
+
+        return vectors(self)
 
     def __repr__(self) -> str:
         return f"<Response {self.custom_id} {self.status_code} of {self.batch_id}: {len(self.content)} bytes>"
+
+
+class _Billed(msgspec.Struct, gc=False):
+    usage: Any = None
+
+
+_billed = msgspec.json.Decoder(_Billed)
 
 
 def _text(body: Any) -> str:
@@ -96,16 +131,15 @@ def _output_texts(output: list[Any]) -> Generator[str, None, None]:
                 yield from (p["text"] for p in pieces if isinstance(p, dict) and isinstance(p.get("text"), str))
 
 
-def _usage(body: Any) -> Usage | None:
-    match body:
-        case {"usage": dict(usage)}:
-            details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-            return Usage(
-                usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
-                usage.get("completion_tokens") or usage.get("output_tokens") or 0,
-                details.get("cached_tokens") or 0,
-            )
-    return None
+def _usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    return Usage(
+        usage.get("prompt_tokens") or usage.get("input_tokens") or 0,
+        usage.get("completion_tokens") or usage.get("output_tokens") or 0,
+        (details.get("cached_tokens") or 0) if isinstance(details, dict) else 0,
+    )
 
 
 # --- what travels between the floors -------------------------------------------------------------------------------
