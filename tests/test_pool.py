@@ -163,7 +163,7 @@ async def test_the_urgent_go_first_where_the_queue_is_limited(by: str) -> None:
         {"priority": 101},
         {"tags": [["a"]]},
         {"tags": 5},
-        {"key": 7},
+        {"key": 1.5},
     ],
 )
 async def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:

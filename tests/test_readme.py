@@ -13,12 +13,16 @@ from carpool.testing import Emulator
 ROOT = Path(__file__).parent.parent
 BLOCKS = [
     *re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL),
-    *re.findall(r"```python\n(import.*?)```", (ROOT / "docs" / "dropin.md").read_text(), re.DOTALL),
+    *(
+        block
+        for page in ("dropin", "streams")
+        for block in re.findall(r"```python\n(import.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    ),
 ]
 
 
 def test_the_pages_show_code() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 6
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -805,10 +805,15 @@ def test_an_exception_of_somebody_else_is_none_of_ours() -> None:
 def test_an_error_is_made_anew_from_headers_alone(headers: Any) -> None:
     for name in carpool.__all__:
         kind = getattr(carpool, name)
-        if isinstance(kind, type) and issubclass(kind, carpool.CarpoolError):
+        if isinstance(kind, type) and issubclass(kind, carpool.CarpoolError) and kind is not carpool.OutputInvalid:
             error = carpool.error_of(HeadersOnly(headers({"x-carpool-error": name})))
             assert type(error) is kind
             assert "told by a framework" in str(error)
+
+
+@once
+def test_what_is_wrong_with_an_answer_is_told_by_no_header() -> None:
+    assert carpool.error_of(HeadersOnly({"x-carpool-error": "OutputInvalid"})) is None
 
 
 @once

@@ -7,7 +7,7 @@ import anyio.to_thread
 import pytest
 
 from carpool.models import Lane, Run
-from carpool.spool import CHUNK, SEGMENT, Spool
+from carpool.spool import CHUNK, SEGMENT, Lines, Spool
 
 pytestmark = pytest.mark.anyio
 
@@ -152,3 +152,23 @@ async def test_what_may_hold_images_or_files_is_told_apart() -> None:
         told.append(rich)
     assert told == [False, True, False]
     await spool.aclose()
+
+
+async def test_lines_that_are_added_together_lie_as_those_that_are_added_one_by_one() -> None:
+    spools = [Spool(frame, anyio.to_thread.run_sync) for _ in range(2)]
+    bodies = [b"x" * size for size in (10, CHUNK // 2, CHUNK, 5, 3 * CHUNK, 1)]
+    for number, body in enumerate(bodies):
+        spools[0].add("/v1/embeddings", "m", number, body, number + 1, digest=b"%d" % number)
+    for part in (slice(0, 2), slice(2, 6)):
+        numbers = list(range(6))[part]
+        lines = Lines(numbers, bodies[part], [n + 1 for n in numbers], [b"%d" % n for n in numbers])
+        spools[1].add_all(("/v1/embeddings", "m", False, 0), lines)
+    one, together = (spool.accepted() for spool in spools)
+    assert one == together
+    assert spools[1].unwritten == sum(run.size for _, run, *_ in together)
+    await spools[1].write()
+    assert spools[1].unwritten == 0
+    await spools[1].write([run for _, run, *_ in together])
+    assert (await read(spools[1], *[run for _, run, *_ in together])).count(b"\n") == 6
+    for spool in spools:
+        await spool.aclose()

@@ -116,7 +116,9 @@ async def world(
     async with Emulator(**emulator).inline() as served:
         transport = InMemory(served.app, before)
         ports = Ports(run_sync=run_here, transport=transport)
-        async with carpool.Pool("sk-key", "http://emulator/v1", _ports=ports, **(pool or {})) as opened:
+        # Without progress: its timer would let trio's clock jump while a client waits for a thread.
+        settings = {"progress": False, **(pool or {})}
+        async with carpool.Pool("sk-key", "http://emulator/v1", _ports=ports, **settings) as opened:
             yield World(opened, served, transport)
 
 
@@ -147,7 +149,7 @@ class Site:
     def pool(self, key: str = "sk-key", url: str = "http://emulator/v1", **settings: Any) -> carpool.Pool:
         """Make a pool on the folder; `run_sync` replaces the port."""
         ports = Ports(run_sync=settings.pop("run_sync", run_here), transport=self.transport)
-        return carpool.Pool(key, url, journal=self.folder, _ports=ports, **settings)
+        return carpool.Pool(key, url, journal=self.folder, _ports=ports, **{"progress": False, **settings})
 
     @asynccontextmanager
     async def open(self, **settings: Any) -> AsyncIterator[World]:

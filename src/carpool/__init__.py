@@ -9,6 +9,7 @@ from .errors import (
     ConfigurationError,
     JournalError,
     LimitExceeded,
+    OutputInvalid,
     PoolClosed,
     RequestCancelled,
     RequestExpired,
@@ -19,7 +20,9 @@ from .errors import (
 )
 from .models import Notice, Request, Response, Usage
 from .options import options
+from .outcomes import Outcome
 from .pool import Pool
+from .run import run
 from .stats import Stats
 from .transports import error_of
 
@@ -31,6 +34,8 @@ __all__ = [
     "JournalError",
     "LimitExceeded",
     "Notice",
+    "Outcome",
+    "OutputInvalid",
     "Pool",
     "PoolClosed",
     "Request",
@@ -49,4 +54,5 @@ __all__ = [
     "error_of",
     "options",
     "pool_of",
+    "run",
 ]

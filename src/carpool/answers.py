@@ -14,9 +14,10 @@ class Answers:
     def __init__(self) -> None:
         self._gathering: dict[str, dict[str, Settled]] = {}  # by batch and file
         self._recording: list[Settled] = []
+        self.kept = 0  # of this process, that the journal knows or is to know
 
-    def add(self, command: Settle, delivered: Iterable[bool]) -> None:
-        """Note where answers lie, and whether callers were given them."""
+    def add(self, command: Settle, well: Iterable[bool], delivered: Iterable[object]) -> None:
+        """Note where rows lie, which of them are answers, and whether callers were given them."""
         if command.file is None or not command.rows:
             return
         files = self._gathering.setdefault(command.batch_id, {})
@@ -28,13 +29,14 @@ class Answers:
         settled.offsets.extend([row.offset for row in command.rows])
         settled.sizes.extend([row.size for row in command.rows])
         settled.marks.extend(
-            [row.ok * ANSWERED | given * DELIVERED for row, given in zip(command.rows, delivered, strict=True)]
+            [ok * ANSWERED | (given is True) * DELIVERED for ok, given in zip(well, delivered, strict=True)]
         )
 
     def take(self, batch_id: str | None) -> list[Settled]:
         """Take out what is known of a batch that is over, to be recorded."""
         taken = [*self._gathering.pop(batch_id or "", {}).values()]
         self._recording += taken
+        self.kept += sum(settled.marks.count(mark) for settled in taken for mark in (ANSWERED, ANSWERED | DELIVERED))
         return taken
 
     def recorded(self, facts: Iterable[Stamped]) -> None:

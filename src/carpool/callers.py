@@ -2,47 +2,51 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
-from collections.abc import Set as AbstractSet
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeAlias
 
 from .errors import BudgetExceeded, CarpoolError
 from .models import Response
+from .naming import shard_of
+from .spans import Sink, Spans
 from .spending import Budget
 from .waiter import Settled
 
 log = logging.getLogger("carpool")
 
 
+Delivery: TypeAlias = Literal[True, False, "going"]
+GOING: Literal["going"] = "going"  # the caller of an answer that came just when it left
+
+
 class Callers:
     """Hold the callers that wait, by the numbers of their calls, and what they may cost together.
 
-    `changed` hears of those that go unsettled.
+    `changed` hears of those that go unsettled. Their numbers are of the `shard`; what ends of another process's counts
+    only where somebody waits for it here.
     """
 
-    def __init__(self, changed: Callable[[], None], budget: Budget | None = None) -> None:
+    def __init__(self, changed: Callable[[], None], budget: Budget | None = None, shard: int = 0) -> None:
         self._changed = changed
         self._budget = budget
+        self._shard = shard
         self._waiters: dict[int, Settled] = {}
+        self._spans = Spans()  # of the calls that streams made
         self._tags: dict[int, tuple[str, ...]] = {}
         self.answered = self.failed = 0
         self.by_tag = Counter[tuple[str, Literal["accepted", "answered", "failed"]]]()
         self.refusal: CarpoolError | None = None  # what later calls are told
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._waiters) + len(self._spans)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._waiters
+        return number in self._waiters or (len(self._spans) > 0 and number in self._spans)
 
     @property
     def are_bounded(self) -> bool:
         """Tell whether there is a budget."""
         return self._budget is not None
-
-    def numbers(self) -> AbstractSet[int]:
-        """Give the numbers of the calls that wait."""
-        return self._waiters.keys()
 
     def admit(self) -> None:
         """Raise what later calls are told."""
@@ -70,38 +74,73 @@ class Callers:
     def add(self, number: int, waiter: Settled, tags: tuple[str, ...] = ()) -> None:
         """Remember what is to take the answer to a call, and the names under which it is counted."""
         self._waiters[number] = waiter
+        self._tag(number, tags)
+
+    def add_streamed(self, first: int, indices: Sequence[int], sink: Sink, tags: tuple[str, ...] = ()) -> None:
+        """Remember which stream is to take the answers to calls, and the positions of their requests there."""
+        if indices[-1] - indices[0] == len(indices) - 1:
+            self._spans.add(first, indices[0], sink, len(indices))
+        else:
+            for number, index in enumerate(indices, first):
+                self._spans.add(number, index, sink)
+        self._tag(first, tags)
+
+    def _tag(self, number: int, tags: tuple[str, ...]) -> None:
         if tags:
             self._tags[number] = tags
             for tag in tags:
                 self.by_tag[tag, "accepted"] += 1
 
-    def give(self, number: int, response: Response) -> bool:
-        """Settle a call with an answer; gives whether its caller was still there."""
-        self.answered += 1
+    def give_all(self, numbers: Sequence[int], responses: Sequence[Response]) -> Sequence[Delivery]:
+        """Settle calls with answers; see `give`."""
+        if self._waiters or self._tags or self._budget is not None:
+            return [*map(self.give, numbers, responses)]
+        given = self._spans.settle(numbers, responses)
+        self.answered += len(numbers) if all(given) else sum(map(self._counts, numbers, given))
+        return given
+
+    def give(self, number: int, response: Response) -> Delivery:
+        """Settle a call with an answer; gives whether its caller was still there, or is going."""
         if self._tags:
             self._count(number, "answered")
-        waiter = self._waiters.pop(number, None) if self._budget is None else self._take(number)
-        if waiter is None or waiter.done():
-            return False
+        self._release(number)
+        given = self._give(number, response)
+        self.answered += self._counts(number, given)
+        return given
+
+    def _give(self, number: int, response: Response) -> Delivery:
+        waiter = self._waiters.pop(number, None)
+        if waiter is None:
+            return self._spans.settle((number,), (response,))[0]
+        if waiter.done():
+            return GOING
         waiter.set_result(response)
         return True
 
-    def refuse(self, number: int, error: CarpoolError) -> bool:
-        """Settle a call with an error; gives whether its caller was still there."""
-        self.failed += 1
+    def _counts(self, number: int, given: Delivery) -> bool:
+        return given is not False or shard_of(number) == self._shard
+
+    def refuse(self, number: int, error: CarpoolError) -> Delivery:
+        """Settle a call with an error; gives whether its caller was still there, or is going."""
         self._count(number, "failed")
-        waiter = self._take(number)
-        if waiter is None or waiter.done():
-            return False
-        waiter.set_exception(error)
-        return True
+        self._release(number)
+        told = self._tell(number, error)
+        self.failed += self._counts(number, told)
+        return told
 
     def expire(self, number: int, error: CarpoolError) -> None:
         """Settle a call that waits no longer; it is counted when its row ends."""
         self._tags.pop(number, None)
-        waiter = self._waiters.pop(number)
-        if not waiter.done():
-            waiter.set_exception(error)
+        self._tell(number, error)
+
+    def _tell(self, number: int, error: CarpoolError) -> Delivery:
+        waiter = self._waiters.pop(number, None)
+        if waiter is None:
+            return self._spans.settle((number,), (error,))[0]
+        if waiter.done():
+            return GOING
+        waiter.set_exception(error)
+        return True
 
     def release(self, numbers: Iterable[int]) -> None:
         """Note that calls came to their end, and cost nothing any more; their callers had gone."""
@@ -109,14 +148,14 @@ class Callers:
             for number in numbers:
                 self._budget.settled(number)
 
+    def _release(self, number: int) -> None:
+        if self._budget is not None:
+            self._budget.settled(number)
+
     def rename(self, number: int, row: int) -> None:
         """Note that a call whose caller has gone is known by its row alone from now on."""
         if self._budget is not None and row != number:
             self._budget.rename(number, row)
-
-    def _take(self, number: int) -> Settled | None:
-        self.release((number,))
-        return self._waiters.pop(number, None)
 
     def _count(self, number: int, end: Literal["answered", "failed"]) -> None:
         for tag in self._tags.pop(number, ()):
@@ -129,16 +168,25 @@ class Callers:
         for waiter in waiters.values():
             if not waiter.done():
                 waiter.set_exception(_copy(error))
+        for sink in self._spans.clear():
+            sink.end(_copy(error))
         self._changed()
 
     def leave(self, numbers: Iterable[int]) -> list[int]:
         """Note that callers have gone, and give those that were not settled."""
-        gone = [number for number in numbers if self._waiters.pop(number, None) is not None]
+        gone = [number for number in numbers if self._forget(number)]
         for number in gone:
             self._tags.pop(number, None)
         if gone:
             self._changed()
         return gone
+
+    def _forget(self, number: int) -> bool:
+        return self._waiters.pop(number, None) is not None or self._spans.forget(number)
+
+    def numbers_of(self, sink: Sink) -> list[int]:
+        """Give the numbers of the calls that a stream waits for."""
+        return self._spans.numbers_of(sink)
 
 
 def _copy(error: CarpoolError) -> CarpoolError:

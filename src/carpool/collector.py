@@ -3,15 +3,15 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import anyio
 
 from .answers import Answers
 from .background import Background
 from .callers import Callers
+from .engine.batch import BatchStats
 from .engine.commands import (
     Anew,
     Bill,
@@ -35,27 +35,22 @@ from .engine.events import (
     Answered,
     Asked,
     Barred,
-    Closing,
     Done,
-    Escalate,
     Event,
     Flush,
-    Leave,
     Limited,
     Packed,
-    Recovered,
     Revoked,
     Settled,
-    Tick,
 )
 from .engine.lane import LaneStats
-from .errors import CarpoolError, JournalError, PoolClosed, RequestCancelled
+from .errors import JournalError, RequestCancelled
 from .escalation import Escalation
 from .intake import Intake
 from .journal import RECORDED, Journal, Stamped
 from .live import Live
 from .models import Failure, Notice, Queue
-from .naming import client_key
+from .naming import client_key, shard_of
 from .perform import Performer
 from .providers import Provider
 from .recorder import DEPENDENT, Recorder, implied
@@ -71,11 +66,10 @@ from .wire import Wire
 log = logging.getLogger("carpool")
 
 _LIVE_AT_ONCE = 20  # less than the wire's connections: batches go on meanwhile
-_FAREWELL = 5.0  # seconds that leaving by an exception may take
 
 
 class Collector:
-    """Hold the callers that wait, and the background in which their calls travel.
+    """Hold the callers that wait, and the background in which their calls travel, while it is `Running`.
 
     `pool` prefixes the custom_ids. In the mode "live" nothing is collected: each call is sent at once. All methods
     belong to one event loop.
@@ -96,13 +90,13 @@ class Collector:
         self._settings = settings
         self._engine = engine
         self._spool = spool
-        self._wire = wire
         self._queues: set[Queue] = set()
-        self._background = Background()
+        self.background = Background()
         self.spending = Spending(settings.prices)
         limit = settings.budget
         self._budget = None if limit is None else Budget(limit, self.spending, settings.prices)
-        self.callers = Callers(self._background.changed, self._budget)
+        numbered = 0 if journal is None else journal.numbered
+        self.callers = Callers(self.background.changed, self._budget, shard_of(numbered))
         self._epoch = time.time() - anyio.current_time()
         self._stir = anyio.Event()
         at_once = anyio.CapacityLimiter(_LIVE_AT_ONCE)
@@ -110,13 +104,12 @@ class Collector:
             provider,
             wire,
             self.callers,
-            self._background.start,
+            self.background.start,
             self.spending,
             self._look_at_budget,
             at_once,
             everything=settings.mode == "live",
         )
-        numbered = 0 if journal is None else journal.numbered
         self.intake = Intake(
             provider,
             new_waiter,
@@ -125,13 +118,12 @@ class Collector:
             settings.limits,
             self._live,
             numbered,
-            self._now,
+            self.now,
             lambda: self._stir.set(),
             settings.escalate,
         )
         self._small = SmallBatches(settings.timing.linger)
-        self._journal = journal
-        self._recorder = None if journal is None else Recorder(journal, spool.secure, self)
+        self.recorder = None if journal is None else Recorder(journal, spool.secure, self)
         self._answers = Answers()
         self._resumption = self.intake.resumption = (
             None
@@ -154,10 +146,10 @@ class Collector:
             self._answers,
             self._resumption,
             self.spending,
-            provider.usage,
+            provider.total_usage,
             flexible=settings.escalate == "flex",
         )
-        self._performer = Performer(
+        self.performer = Performer(
             provider,
             wire,
             spool,
@@ -181,12 +173,21 @@ class Collector:
         )
         self._barred = False
         self._flushes = 0
-        self._writing = False
 
     @property
     def batches(self) -> int:
         """Count the batches created."""
         return self._engine.created
+
+    @property
+    def backlog(self) -> int:
+        """Give the bytes of what waits to be packed."""
+        return self._engine.backlog + self._spool.unreported
+
+    @property
+    def live_calls(self) -> int:
+        """Count the calls that are sent at once."""
+        return len(self._live)
 
     def __repr__(self) -> str:
         return (
@@ -196,15 +197,18 @@ class Collector:
 
     def lanes(self) -> tuple[LaneStats, ...]:
         """Count what waits and what is submitted, by lane."""
-        self._take_in()
         return self._engine.lanes()
+
+    def open_batches(self) -> tuple[BatchStats, ...]:
+        """Tell of the batches that are not over."""
+        return self._engine.batches()
 
     # --- feeding
 
     def feed(self, event: Event) -> None:
         """Tell the engine, and do what it says; what depends on facts waits until these are recorded."""
         events: deque[Event] = deque((event,))
-        now = self._now()
+        now = self.now()
         facts: list[Event] = []
         dependent: list[Command] = []
         if isinstance(event, Asked):  # somebody awaits them again before the engine heard that nobody did
@@ -222,11 +226,11 @@ class Collector:
                 facts += implied(command)
             if hint := self._look_at_size(event, now):
                 log.warning(hint)
-        if self._recorder is None:
+        if self.recorder is None:
             for command in dependent:
                 self.perform(command)
         else:
-            self._recorder.submit([(now, fact) for fact in facts if isinstance(fact, RECORDED)], dependent)
+            self.recorder.submit([(now, fact) for fact in facts if isinstance(fact, RECORDED)], dependent)
         self._stir.set()
 
     def _what_came(self, event: Event) -> list[Settled]:
@@ -259,31 +263,31 @@ class Collector:
                 self._settle(command)
             case Fail():
                 self._settling.fail(command)
-                self._background.changed()
+                self.background.changed()
             case Bill():
                 self._settling.bill(command.batch_id, command.lane, command.rows)
                 self._look_at_budget()
             case Tell():
                 self._tell(command.notice)
             case SendLive():
-                self._background.start(self._escalation.send, command)
+                self.background.start(self._escalation.send, command)
             case Anew() if self._resumption is not None:
                 self._resumption.anew(command.numbers)
             case Cancel() | Delete() | Discard():
-                self._background.start(self._performer.chore, command)
+                self.background.start(self.performer.chore, command)
             case Count():
-                self._background.start(self._performer.count, command)
+                self.background.start(self.performer.count, command)
             case _:
                 if isinstance(command, Collect):
                     self._settling.state(command.status.id, command.status.input_tokens)
-                self._background.start(self._performer.step, command)
+                self.background.start(self.performer.step, command)
 
     def _settle(self, command: Settle) -> None:
         self._settling.settle(command)
         if not command.batch_id:  # no batch will be over by which its answers were recorded
             for settled in self._answers.take(""):
                 self.feed(settled)
-        self._background.changed()
+        self.background.changed()
         self._look_at_budget()
 
     def _look_at_budget(self) -> None:
@@ -300,11 +304,11 @@ class Collector:
             except Exception:  # the user's own: it must not end the pool
                 log.exception("on_event failed")
 
-    def _take_in(self) -> None:
+    def take_in(self) -> None:
         """Tell the engine of the calls that came and of the callers that went."""
         calls = self.intake.take_deferred()
         if calls:
-            self._background.start(self._look_up, calls, self._flushes)
+            self.background.start(self._look_up, calls, self._flushes)
         for accepted in self._spool.accepted():
             for limited in self._limits_of(accepted.lane.queue):
                 self.feed(limited)
@@ -312,6 +316,7 @@ class Collector:
         gone = self.intake.take_gone()
         if gone:
             self.feed(Abandoned(gone))
+            self.background.changed()  # there may be room now
 
     def _limits_of(self, queue: Queue) -> list[Limited]:
         """Say what is known of a queue when it is heard of first."""
@@ -324,59 +329,48 @@ class Collector:
         assert self._resumption is not None  # noqa: S101 - it deferred them
         await self._resumption.look_up(calls)
         self.intake.sought.difference_update(call.number for call in calls)
-        self._take_in()
+        self.take_in()
         if self._flushes > flushes:  # one came meanwhile, which is meant for these calls too
             self.feed(Flush())
 
     def flush(self) -> None:
         """Submit what waits without lingering, also what is still being looked for."""
-        self._take_in()
+        self.take_in()
         self._flushes += 1
         self.feed(Flush())
 
     def cancel(self, batch_ids: frozenset[str] | None) -> frozenset[str]:
         """Cancel batches on purpose, or all there is, and all that waits; gives the ids of which there is no batch."""
-        self._take_in()
+        self.take_in()
         unknown = frozenset() if batch_ids is None else batch_ids - self._engine.remote_ids()
         if not unknown:
             self.feed(Revoked(batch_ids))
         if batch_ids is None:
             self._live.cancel()
-            for number in self.intake.sought & self.callers.numbers():
+            for number in list(filter(self.callers.__contains__, self.intake.sought)):
                 if self._resumption is None or not self._resumption.awaits_earlier(number):
                     self.callers.refuse(number, RequestCancelled(ON_PURPOSE.message))
         return unknown
 
     # --- the journal
 
-    async def recover(self) -> None:
-        """Take over what processes left that have died; it goes on with `Recovered`."""
-        assert self._journal is not None  # noqa: S101 - asked for where there is one
-        assert self._resumption is not None  # noqa: S101 - likewise
-        told = [entry async for chunk in self._journal.load() for entry in chunk]
+    def replay(self, told: Sequence[Stamped], *, answered: int) -> None:
+        """Take over what processes left that have died, of all that is told of it; it goes on with `Recovered`.
+
+        `answered` are the answers that the journal keeps, of all processes.
+        """
+        assert self._resumption is not None  # noqa: S101 - where there is a journal
         for at, fact in told:  # at once: nothing may happen to a batch of which half is told
             if isinstance(fact, Accepted | Packed):
                 for limited in self._limits_of(fact.lane.queue):
-                    self._engine.replay(limited, self._now())
+                    self._engine.replay(limited, self.now())
             self._engine.replay(fact, at)
-        left = any(isinstance(fact, Accepted | Packed) for _, fact in told)
-        if left or (await self._journal.summary()).answered:
+        if answered > self._answers.kept or any(isinstance(fact, Accepted | Packed) for _, fact in told):
             self._resumption.begin()
-
-    async def _adopt(self, recorder: Recorder) -> None:
-        """Look from time to time for processes that have died since."""
-        while recorder.broken is None:
-            await anyio.sleep(self._settings.timing.poll_max)
-            try:
-                await self.recover()
-            except JournalError as exc:
-                recorder.lose(exc)  # what was taken over is told in part, and nobody else will tell it
-            else:
-                self.feed(Recovered())
 
     def begin(self, write: Callable[[], Awaitable[None]]) -> None:
         """Let the journal be written."""
-        self._background.start(write)
+        self.background.start(write)
 
     def recorded(self, facts: Iterable[Stamped]) -> None:
         """Note that facts are safe."""
@@ -387,119 +381,18 @@ class Collector:
         self.callers.refusal = self.callers.refusal or error
 
     def _lose(self, exc: OSError) -> None:
-        if self._recorder is not None:
-            self._recorder.lose(JournalError(f"Answers cannot be kept: {exc}. Free some room, and start again."))
+        if self.recorder is not None:
+            self.recorder.lose(JournalError(f"Answers cannot be kept: {exc}. Free some room, and start again."))
 
-    # --- running
+    # --- time
 
-    async def run(self, started: anyio.Event) -> None:
-        """Run the background until `stop`; a fault in it becomes the error of every caller and ends it."""
-        try:
-            await self._background.run(self._run, started)
-        except Exception as exc:
-            log.exception("the pool broke down")
-            self.callers.refuse_all(CarpoolError(f"The pool broke down by a fault of carpool's own: {exc!r}"))
-        finally:
-            self.callers.refuse_all(PoolClosed("The pool's event loop ended before the answer came."))
-            await self.clean_up()
-
-    async def _run(self) -> None:
-        self.feed(Recovered())
-        if self._recorder is not None:
-            self._background.watch(self._adopt, self._recorder)
-        await self._keep_time()
-
-    def watch(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run something beside the callers, as long as the pool is open."""
-        self._background.watch(step)
-
-    def over(self) -> None:
-        """Note that the background has ended, also when it never began."""
-        self.callers.refuse_all(PoolClosed("The pool's event loop ended before the answer came."))
-        self._background.finish()
-
-    async def clean_up(self) -> None:
-        """Let go of connections, files and journal."""
-        try:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self._wire.aclose()
-                finally:
-                    await self._spool.aclose()
-                    if self._journal is not None:
-                        await self._journal.aclose()
-        except Exception:  # whatever it is, whoever closes the pool must not wait for ever, and trio must not crash
-            log.exception("the pool could not clean up after itself")
-        finally:
-            self._background.finish()
-
-    async def _keep_time(self) -> None:
-        while True:
-            self._take_in()
-            self._stir = anyio.Event()
-            if self._spool.has_chunks and not self._writing:
-                self._writing = True
-                self._background.start(self._write)
-            pause = min(self._engine.deadline(), self.intake.deadline) - self._now()
-            with anyio.move_on_after(max(0.0, pause)):
-                await self._stir.wait()
-            self._hurry()
-            self.intake.expire()
-            self.feed(Tick())
-
-    def _hurry(self) -> None:
-        """Send live what has no time to wait for its batch."""
-        hurried = self.intake.take_hurried()
-        if hurried:
-            self._take_in()
-            self.feed(Escalate(hurried))
-
-    async def _write(self) -> None:
-        try:
-            await self._spool.write()
-        except OSError as exc:
-            # What was not written is tried again before it is uploaded, and fails its own callers there.
-            log.warning("the spool cannot be written: %s", exc)
-        finally:
-            self._writing = False
-
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Give the time, in seconds since the epoch."""
         return self._epoch + anyio.current_time()
 
-    # --- leaving
-
-    async def close(self) -> None:
-        """Submit what waits, settle every caller, give up what nobody awaits, and end the background.
-
-        When this is cancelled, or the body failed, `abandon` is the way out.
-        """
-        self.callers.refusal = PoolClosed("The pool is closed. Open a new one for more requests.")
-        self.flush()
-        self.feed(Closing())
-        await self._background.until(lambda: not self.callers and not self._background.busy)
-        self._take_in()
-        self._performer.leaving = True
-        self.feed(Leave(keep=self._journal is not None))
-        await self._background.until(lambda: not self._background.busy)
-        await self._background.stop()
-
-    async def abandon(self) -> None:
-        """Settle every caller with `PoolClosed`, cancel what runs remotely, best effort, and end the background."""
-        self._performer.leaving = True
-        self.callers.refuse_all(PoolClosed("The pool was left by an exception before the answer came."))
-        try:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_FAREWELL):
-                await self._say_farewell()
-            for left in self._performer.uncancelled:
-                log.warning("left before batch %s was cancelled: it runs on and is billed", left)
-        finally:  # also when asyncio cancels a second time, which no shield keeps out
-            self._background.end()
-        await self._background.stop()
-
-    async def _say_farewell(self) -> None:
-        if self._recorder is not None:
-            self._take_in()
-            await self._background.until(lambda: self._recorder is None or self._recorder.idle)
-        else:
-            self.feed(Leave())
-            await self._background.until(lambda: not self._background.busy)
+    async def wait(self) -> None:
+        """Wait until something has happened, or is due."""
+        self._stir = anyio.Event()
+        pause = min(self._engine.deadline(), self.intake.deadline) - self.now()
+        with anyio.move_on_after(max(0.0, pause)):
+            await self._stir.wait()

@@ -7,6 +7,7 @@ from typing import Protocol, Self, TypeVar
 import anyio
 
 from .bridge import Crossing
+from .bulk import Far, FarStream, Reader, Stream, here
 from .errors import ConfigurationError, PoolClosed
 from .models import Body, Response
 from .options import Options
@@ -34,6 +35,10 @@ class Home(Protocol):
 
     def call(self, func: Callable[[], T]) -> T:
         """Do something in the pool's event loop, at once."""
+        ...
+
+    async def stream(self, reader: Reader, *, ordered: bool) -> Far:
+        """Begin a stream, whose source `reader` reads."""
         ...
 
     async def close(self) -> None:
@@ -84,7 +89,13 @@ class Here:
     def call(self, func: Callable[[], T]) -> T:
         """Do something at once."""
         self._check()
+        self.session.errands.catch_up()  # it was asked for before
         return func()
+
+    async def stream(self, reader: Reader, *, ordered: bool) -> Far:
+        """Begin a stream, whose source `reader` reads."""
+        self._check()
+        return FarStream(self.session.stream(reader, ordered=ordered), here, self.session.errands)
 
     async def close(self) -> None:
         """Settle every caller, and close."""
@@ -143,6 +154,14 @@ class Away:
     def call(self, func: Callable[[], T]) -> T:
         """Do something, and wait for it: some milliseconds where the pool is busy."""
         return self._thread.call(func)
+
+    async def stream(self, reader: Reader, *, ordered: bool) -> Far:
+        """Begin a stream, whose source `reader` reads."""
+        stream = await self._thread.run(self._stream, reader, ordered)
+        return FarStream(stream, self._thread.run, self.session.errands)
+
+    async def _stream(self, reader: Reader, ordered: bool) -> Stream:
+        return self.session.stream(reader, ordered=ordered)
 
     async def close(self) -> None:
         """Settle every caller, and end the thread; when cancelled, leave as by an exception."""

@@ -1,24 +1,28 @@
 """Where calls come in, and callers go: the callers' path, on which nothing is awaited and nobody is waited for."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeAlias
 
 from .callers import Callers
 from .config import Escalate
 from .deadlines import Deadlines, margin, may_escalate
-from .errors import RequestExpired
+from .errors import CarpoolError, RequestExpired
 from .limits import LONG, Limits
 from .live import Live
 from .models import Body, Encoded
 from .options import PLAIN, Options
 from .providers import Provider
 from .resume import Deferred, Resumption, digest_of
-from .spool import Spool
+from .spans import Sink
+from .spool import Lines, Spool
 from .waiter import Settled, Waiter
 
 _TIMED_OUT = (
     "The call's timeout ended before its answer came. If it was packed into a batch, it runs on, and is billed."
 )
 
+
+Streamed: TypeAlias = tuple[int, Encoded, Options]  # a call of a stream, and its position there
 
 _SOON = 1.0  # seconds, in which a call is found in the journal, or not
 
@@ -80,23 +84,74 @@ class Intake:
     def join(self, call: Encoded, options: Options, waiter: Settled) -> int:
         """Let a call join its lane, to be settled by `waiter`; gives its number."""
         self._callers.admit()
-        live = options.live or self._live.everything
+        number = self._number(call, options)
+        self._callers.add(number, waiter, options.tags)
+        self._begin(number, call, options)
+        return number
+
+    def join_streamed(self, calls: Sequence[Streamed], sink: Sink) -> None:
+        """Let calls join their lanes, to be settled by the stream whose requests they are."""
+        self._callers.admit()
+        if self._bounded or self._looks or self._live.everything or not all(map(_is_plain, calls)):
+            for index, call, options in calls:
+                try:
+                    number = self._number(call, options)
+                except CarpoolError as exc:
+                    sink.settle([(index, exc)])
+                else:
+                    self._callers.add_streamed(number, [index], sink, options.tags)
+                    self._begin(number, call, options)
+        elif calls:
+            self._join_together(calls, sink)
+            self._wake()
+
+    def _join_together(self, calls: Sequence[Streamed], sink: Sink) -> None:
+        """Let calls join of which nothing is asked but an answer: what can be done for all at once is."""
+        self._callers.add_streamed(self._given + 1, [index for index, _, _ in calls], sink)
+        number = self._given
+        lanes: dict[tuple[str, str, bool, int], Lines] = {}
+        for _, call, options in calls:
+            number += 1
+            endpoint, model, body = call.endpoint, call.model, call.body
+            long = len(body) > LONG and self._limits.is_long(model, len(body))
+            lane = endpoint, model, long, options.priority
+            lines = lanes.get(lane)
+            if lines is None:
+                lines = lanes[lane] = Lines([], [], [], [])
+            lines.numbers.append(number)
+            lines.bodies.append(body)
+            lines.inputs.append(call.inputs)
+            if self.resumption is not None:
+                lines.digests.append(digest_of(endpoint, body, options.key))
+        self._given = self._newest = number
+        self.accepted += len(calls)
+        for lane, lines in lanes.items():
+            self._spool.add_all(lane, lines)
+
+    def _number(self, call: Encoded, options: Options) -> int:
+        """Give a call its number, if there is money for it."""
         number = self._given + 1
+        live = options.live or self._live.everything
         if self._bounded and (live or not self._looks):
             self._callers.afford(number, call.model, len(call.body), live=live)
         self.accepted += 1
         self._given = number
+        return number
+
+    def _begin(self, number: int, call: Encoded, options: Options) -> None:
+        live = options.live or self._live.everything
         if live:
             self._live.begin(number, call)
         else:
             self._collect(number, call, options)
-        self._callers.add(number, waiter, options.tags)
         if options.timeout is not None:
             self._set_deadline(number, call.endpoint, options.timeout, live=live)
+        self._wake()
+
+    def _wake(self) -> None:
         if not self._stirred:
             self._stirred = True
             self._stir()
-        return number
 
     def _set_deadline(self, number: int, endpoint: str, timeout: float, *, live: bool) -> None:
         at = self._now() + timeout
@@ -105,15 +160,18 @@ class Intake:
             self._near.set(number, at - margin(timeout, self._escalate))
 
     def _collect(self, number: int, call: Encoded, options: Options) -> None:
-        endpoint, model, body, inputs = call
+        endpoint, model, body, inputs = call.endpoint, call.model, call.body, call.inputs
         long = len(body) > LONG and self._limits.is_long(model, len(body))
         priority = options.priority
         if self.resumption is None:
             self._spool.add(endpoint, model, number, body, inputs, long=long, priority=priority)
             return
         digest = digest_of(endpoint, body, options.key)
-        deferred = Deferred(number, endpoint, model, body, inputs, long, priority, digest)
-        self._deferred.append(deferred) if self._looks else self.accept_anew(deferred)
+        if self.resumption.looks:
+            self._deferred.append(Deferred(number, endpoint, model, body, inputs, long, priority, digest))
+        else:
+            self._newest = number
+            self._spool.add(endpoint, model, number, body, inputs, long=long, priority=priority, digest=digest)
 
     @property
     def _looks(self) -> bool:
@@ -166,8 +224,12 @@ class Intake:
 
     def take_back(self, custom_ids: Iterable[str]) -> None:
         """Note that answers never reached the callers that they were given to."""
+        self.take_back_rows([int(custom_id.rpartition("-")[2]) for custom_id in custom_ids if custom_id])
+
+    def take_back_rows(self, rows: Sequence[int]) -> None:
+        """Note that answers in these rows never reached the callers that they were given to."""
         if self.resumption is not None:
-            self.resumption.take_back(int(custom_id.rpartition("-")[2]) for custom_id in custom_ids if custom_id)
+            self.resumption.take_back(rows)
 
     def expire(self) -> None:
         """Give up the calls whose timeouts are over."""
@@ -193,6 +255,16 @@ class Intake:
         """Give the time at which the next timeout is over, or near; math.inf where there is none."""
         return min(self._deadlines.next(), self._near.next())
 
+    @property
+    def unknown(self) -> int:
+        """Count the calls of which it is not known yet whether they are of an earlier time."""
+        return len(self._deferred) + len(self.sought)
+
+    @property
+    def unwritten(self) -> int:
+        """Give the bytes of the lines that are to be written."""
+        return self._spool.unwritten
+
     # --- what has gathered
 
     def take_deferred(self) -> list[Deferred]:
@@ -210,3 +282,8 @@ class Intake:
     def awaited(self, rows: Iterable[int]) -> None:
         """Note that somebody awaits these again, before the engine heard that nobody did."""
         self._gone.difference_update(rows)
+
+
+def _is_plain(call: Streamed) -> bool:
+    options = call[2]
+    return options.timeout is None and not options.tags and not options.live

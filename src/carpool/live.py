@@ -49,6 +49,9 @@ class Live:
         self._scopes: dict[int, anyio.CancelScope] = {}
         self._at_once = at_once
 
+    def __len__(self) -> int:
+        return len(self._scopes)
+
     def begin(self, number: int, call: Encoded) -> None:
         """Let a call be sent."""
         scope = self._scopes[number] = anyio.CancelScope()

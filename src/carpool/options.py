@@ -11,7 +11,7 @@ from .models import Request
 class Options(NamedTuple):
     """Say how one call travels: known by `key`, given up after `timeout` seconds, sent `live` and not in a batch."""
 
-    key: str | None = None
+    key: str | int | None = None
     timeout: float | None = None
     priority: int = 0
     tags: tuple[str, ...] = ()
@@ -19,6 +19,7 @@ class Options(NamedTuple):
 
 
 PLAIN = Options()
+_NUMBERS = 2**63  # a journal's database keeps no larger ones
 _LONGEST = 1e9  # seconds, thirty years
 _HIGHEST = 100  # each priority has batches of its own: few are of use
 _current: ContextVar[Options] = ContextVar("carpool.options", default=PLAIN)
@@ -71,6 +72,9 @@ def current_options() -> Options:
 
 def of_request(request: Request, others: Options) -> Options:
     """Give what a request says for itself, and for the rest what is said otherwise."""
+    if request.timeout is None and request.priority is None and request.tags is None:  # as most
+        key = request.key
+        return others if key is None else Options(_checked_key(key), *others[1:])
     said: dict[str, Any] = {}
     if request.key is not None:
         said["key"] = _checked_key(request.key)
@@ -83,10 +87,10 @@ def of_request(request: Request, others: Options) -> Options:
     return others._replace(**said) if said else others
 
 
-def _checked_key(key: Any) -> str:
-    if not isinstance(key, str):
-        raise ConfigurationError(f"The key of a request must be a text; got {key!r}.")
-    return key
+def _checked_key(key: Any) -> str | int:
+    if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool) and 0 <= key < _NUMBERS):
+        return key
+    raise ConfigurationError(f"The key of a request must be a text, or a whole number below 2**63; got {key!r}.")
 
 
 def checked_timeout(timeout: Any) -> float:

@@ -1,6 +1,9 @@
 """What a caller gets: the answer in a row, or the error that says what happened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from .errors import (
     AuthenticationFailed,
@@ -14,7 +17,7 @@ from .errors import (
     RequestRejected,
     ResultMissing,
 )
-from .models import OUT_OF_MONEY, Attempt, Failure, Response, Row
+from .models import OUT_OF_MONEY, Attempt, Failure, Request, Response, Row
 
 _OF_REQUESTS: dict[str, type[RequestFailed]] = {
     "rejected": RequestRejected,
@@ -30,6 +33,31 @@ _OF_SETTINGS: dict[str, type[CarpoolError]] = {
 }
 # The documented codes of rows without a response (contracts A7).
 _OF_CODES: dict[str, type[RequestFailed]] = {"batch_expired": RequestExpired, "batch_cancelled": RequestCancelled}
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Hold what came of one request of a stream: a `response`, or an `error`.
+
+    `index` counts the requests of the stream from 0, in the order of its source; `request` is what the source gave,
+    None where that is not kept.
+    """
+
+    index: int
+    request: Request | Mapping[str, Any] | str | bytes | None
+    response: Response | None
+    error: CarpoolError | None
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether there is a response."""
+        return self.error is None
+
+    def result(self) -> Response:
+        """Give the response, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        assert self.response is not None  # noqa: S101 - it is one of the two
+        return self.response
 
 
 def response_of(row: Row, batch_id: str) -> Response:

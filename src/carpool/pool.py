@@ -10,9 +10,12 @@ from typing import Any, Literal, Self, TypeVar, overload
 import anyio.lowlevel
 
 from .account import Account, Key, check_same, find_account
+from .bulk import Asked, Outcomes, Reading, Source, as_request
 from .config import Escalate, Mode, Retry, Timing
+from .embeddings import embed
 from .errors import CarpoolError, ConfigurationError, PoolClosed
 from .estimate import Estimate, estimate
+from .formats import body_of
 from .home import Away, Entry, Here, Home
 from .limits import Limits, Tier
 from .models import Body, Notice, Request, Response
@@ -24,12 +27,15 @@ from .sdk import read_client
 from .session import Session
 from .settings import (
     Ports,
+    Progress,
     Settings,
     checked_canary,
+    checked_count,
     checked_counter,
     checked_escalate,
     checked_hook,
     checked_mode,
+    checked_progress,
     checked_retention,
     checked_retry,
     checked_reuse,
@@ -37,7 +43,7 @@ from .settings import (
     checked_unfit,
 )
 from .spending import checked_budget
-from .stats import Stats, count
+from .stats import Stats
 from .tokens import Counter
 from .transports import (
     AsyncHttpx,
@@ -86,7 +92,12 @@ class Pool:
     share, the first of each lane go alone; if more than the share (0.1) is refused, the lane takes no others. `prices`
     adds to the table, by model or "*": {"input": 2.5, "output": 10}, live and in USD per million tokens. When `budget`
     USD are spent, by those prices, calls are refused with `BudgetExceeded`. `on_event` is given a `Notice` of whatever
-    deserves a look; it must not block.
+    deserves a look; it must not block. `progress` None shows how far the pool has come: a live view on a
+    terminal or in a notebook, where rich is installed, elsewhere a line a minute at level INFO. False shows nothing; a
+    function is given `Stats` about twice a second.
+
+    Streams (`map`, `as_completed`) read ahead as far as `max_pending` requests under way, and `max_spool` bytes on disk
+    that wait for room in the queues, allow.
 
     Use it as an async context manager, or with `start` and `aclose`. Leaving it normally submits what waits and waits
     for every caller; leaving by an exception settles them with `PoolClosed` and, unless there is a journal, cancels the
@@ -113,6 +124,9 @@ class Pool:
         prices: Mapping[str, Mapping[str, float]] | None = None,
         budget: float | None = None,
         on_event: Callable[[Notice], object] | None = None,
+        max_pending: int = 1_000_000,
+        max_spool: int = 2**30,
+        progress: Progress = None,
         mode: Mode | None = None,
         thread: bool = False,
         unbatchable: Unfit = "refuse",
@@ -140,6 +154,9 @@ class Pool:
             prices=Prices(prices),
             budget=checked_budget(budget),
             on_event=checked_hook(on_event),
+            max_pending=checked_count("max_pending", max_pending),
+            max_spool=checked_count("max_spool", max_spool),
+            progress=checked_progress(progress),
         )
         if budget is not None and unbatchable == "live":
             raise ConfigurationError(
@@ -235,12 +252,12 @@ class Pool:
                 "A blocking call would hold up the event loop that its pool runs in. Open the pool with thread=True, "
                 "or use an async client."
             )
-        return home.ask(request.endpoint, request.body, self._options(request))
+        return home.ask(request.endpoint, body_of(request), self._options(request))
 
     @overload
     async def gather(
         self,
-        requests: Iterable[Request | Body],
+        requests: Iterable[Asked],
         *,
         endpoint: str | None = None,
         return_exceptions: Literal[False] = False,
@@ -248,13 +265,15 @@ class Pool:
 
     @overload
     async def gather(
-        self, requests: Iterable[Request | Body], *, endpoint: str | None = None, return_exceptions: bool
+        self, requests: Iterable[Asked], *, endpoint: str | None = None, return_exceptions: bool
     ) -> list[Response | CarpoolError]: ...
 
     async def gather(
-        self, requests: Iterable[Request | Body], *, endpoint: str | None = None, return_exceptions: bool = False
+        self, requests: Iterable[Asked], *, endpoint: str | None = None, return_exceptions: bool = False
     ) -> Sequence[Response | CarpoolError]:
-        """Await the answers to many calls, in their order; bodies need an `endpoint`, a `Request` names its own.
+        """Await the answers to many calls, in their order; bare bodies need an `endpoint`.
+
+        A `Request` names its own, and so does a row of a batch file.
 
         Raises the first error after all have settled, or gives errors in their places with `return_exceptions`.
         """
@@ -273,6 +292,35 @@ class Pool:
             raise
         return outcomes
 
+    def map(self, requests: Source, *, endpoint: str | None = None, keep_requests: bool = True) -> Outcomes:
+        """Give the outcomes of a stream of requests, in their order: `async for outcome in pool.map(requests):`.
+
+        `requests` are `Request` objects, rows of a batch file, or bare bodies of the `endpoint`: an iterable or an
+        async one, of any length, read as far as `max_pending` requests and `max_spool` bytes waiting on disk allow.
+        A request that fails is an `Outcome`, and no end. Without `keep_requests` outcomes come without theirs, and a
+        request under way takes some tens of bytes of memory. Leave a stream early by `async with`; what is not answered
+        then is given up.
+        """
+        return self._stream(requests, endpoint, ordered=True, keep=keep_requests)
+
+    def as_completed(self, requests: Source, *, endpoint: str | None = None, keep_requests: bool = True) -> Outcomes:
+        """Give the outcomes of a stream of requests as they come; see `map`."""
+        return self._stream(requests, endpoint, ordered=False, keep=keep_requests)
+
+    def _stream(self, requests: Source, endpoint: str | None, *, ordered: bool, keep: bool) -> Outcomes:
+        home = self._open()
+        begin = partial(home.stream, ordered=ordered)
+        return Outcomes(Reading(begin, requests, endpoint, self._options, keep=keep))
+
+    async def embed(self, texts: Iterable[str], *, model: str, dimensions: int | None = None, **more: Any) -> Any:
+        """Embed texts, many a row: a float32 array of shape (texts, dimensions).
+
+        Without numpy it is a list of `array("f")`. `more` goes into the bodies. Raises `ConfigurationError` or
+        `Unbatchable` for texts that cannot be embedded, before anything is sent; the first failure after all have
+        settled; and `OutputInvalid` for an answer without its vectors.
+        """
+        return await embed(self.gather, texts, model=model, dimensions=dimensions, **more)
+
     async def flush(self) -> None:
         """Submit what waits without lingering; returns before it is submitted."""
         home = self._open()
@@ -290,14 +338,15 @@ class Pool:
         if unknown:
             raise ConfigurationError(f"No such batches are under way here: {', '.join(sorted(unknown))}.")
 
-    async def estimate(self, requests: Iterable[Request | Body], *, endpoint: str | None = None) -> Estimate:
+    async def estimate(self, requests: Iterable[Asked], *, endpoint: str | None = None) -> Estimate:
         """Say what requests will come to: tokens, batches and cost; nothing is sent, and the pool need not be open.
 
         It counts in a worker thread, which takes `requests` one by one. Raises `Unbatchable` or `LimitExceeded`.
         """
         settings = self._settings
         provider = OpenAI()
-        calls = (provider.encode(*_named(request, endpoint)) for request in requests)
+        named = (as_request(request, endpoint) for request in requests)
+        calls = (provider.encode(request.endpoint, body_of(request)) for request in named)
         run_sync = settings.ports.run_sync or partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
         result: Estimate = await run_sync(estimate, calls, settings.counter, settings.prices, provider.limits)
         return result
@@ -305,7 +354,7 @@ class Pool:
     def stats(self) -> Stats:
         """Count what was accepted, answered and failed, and what is under way in each lane."""
         home = self._open()
-        return home.call(lambda: count(home.session.collector))
+        return home.call(home.session.stats)
 
     # --- clients
 
@@ -379,25 +428,14 @@ class Pool:
     def _accept(self, endpoint: str | Request, body: Body | None) -> Entry:
         home = self._home or self._open()
         if isinstance(endpoint, Request):
-            return home.accept(endpoint.endpoint, endpoint.body, self._options(endpoint))
+            return home.accept(endpoint.endpoint, body_of(endpoint), self._options(endpoint))
         return home.accept(endpoint, body, self._options(None))  # type: ignore[arg-type]  # None is refused with the other non-objects
 
-    def _try_accept(self, request: Request | Body, endpoint: str | None) -> Entry | CarpoolError:
+    def _try_accept(self, request: Asked, endpoint: str | None) -> Entry | CarpoolError:
         try:
-            if isinstance(request, Request):
-                return self._accept(request, None)
-            return self._accept(*_named(request, endpoint))
+            return self._accept(as_request(request, endpoint), None)
         except CarpoolError as exc:
             return exc
-
-
-def _named(request: Request | Body, endpoint: str | None) -> tuple[str, Body]:
-    """Give endpoint and body of a request, or of a bare body."""
-    if isinstance(request, Request):
-        return request.endpoint, request.body
-    if endpoint is None:
-        raise ConfigurationError("Bare bodies need endpoint=...; or pass Request objects.")
-    return endpoint, request
 
 
 async def _outcome(entry: Entry | CarpoolError) -> Response | CarpoolError:

@@ -19,13 +19,19 @@ async def recover(collector: Collector, journal: Journal, provider: Provider, wi
 
     Raises `JournalError`, also where batches are under way that this key does not know; `AuthenticationFailed`.
     """
-    await collector.recover()
+    await take_over(collector, journal)
     lanes = collector.lanes()
     answered, _, last_at = await journal.summary()
     last = "" if last_at is None else f" (the last {datetime.fromtimestamp(last_at):%Y-%m-%d %H:%M})"
     in_flight, waiting = sum(lane.submitted for lane in lanes), sum(lane.dormant for lane in lanes)
     log.info(f"{journal.place}: {answered:,} answered{last}, {in_flight:,} in flight, {waiting:,} waiting")
     await _check_key(journal, provider, wire)
+
+
+async def take_over(collector: Collector, journal: Journal) -> None:
+    """Take over what processes left that have died."""
+    told = [entry async for chunk in journal.load() for entry in chunk]
+    collector.replay(told, answered=(await journal.summary()).answered)
 
 
 async def _check_key(journal: Journal, provider: Provider, wire: Wire) -> None:

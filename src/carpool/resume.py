@@ -4,11 +4,14 @@ It takes the oldest equal one that is answered or under way, that nobody awaits 
 given. So equal prompts of one run stay separate samples, and the same program, run again, finds each of them.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from hashlib import blake2b
 from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias
+
+import anyio
 
 from .answers import Answers
 from .callers import Callers
@@ -16,9 +19,12 @@ from .engine.events import Asked, Delivered, Event
 from .errors import JournalError
 from .journal import DIGEST, Journal, Known, Place
 from .naming import shard_of
+from .numbers import NumberMap, NumberSet
 from .outcomes import response_of
 from .providers import Provider
 from .spool import CHUNK, Spool
+
+_NUMBER = b"a number"  # stands behind a key that is one
 
 Reuse: TypeAlias = Literal["always", "undelivered", "never"]
 
@@ -36,8 +42,13 @@ class Deferred(NamedTuple):
     digest: bytes
 
 
-def digest_of(endpoint: str, body: bytes, key: str | None) -> bytes:
-    """Give what a request is known again by: its key, or else its endpoint and body."""
+def digest_of(endpoint: str, body: bytes, key: str | int | None) -> bytes:
+    """Give what a request is known again by: its key, or else its endpoint and body.
+
+    Numbers are kept as they are: those that grow with the requests are many times cheaper to index than digests.
+    """
+    if isinstance(key, int):
+        return key.to_bytes(8, sys.byteorder) + _NUMBER
     if key is not None:
         return blake2b(key.encode(errors="surrogatepass"), digest_size=DIGEST, person=b"key").digest()
     digest = _digest_of(endpoint).copy()
@@ -82,13 +93,14 @@ class Resumption:
         self._reuse = reuse
         self.looks = False
         self._shard = shard_of(journal.numbered)
-        self._taken: set[int] = set()  # rows of earlier processes that callers of this one await, or were given
+        self._taken = NumberSet()  # rows of earlier processes that callers of this one await, or were given
         self._left: set[int] = set()  # rows whose callers went, or never looked
         self._doubted: set[int] = set()  # rows that were nowhere when they were looked for
         self._lost: set[int] = set()  # and again
-        self._row_of: dict[int, int] = {}  # by the number of the call that awaits it
-        self._number_of: dict[int, int] = {}
+        self._row_of = NumberMap()  # by the number of the call that awaits it
+        self._number_of = NumberMap()
         self._missing: Collection[int] = ()
+        self._looking = anyio.Lock()  # in their order: who comes first has the money
 
     # --- who awaits which row
 
@@ -102,7 +114,7 @@ class Resumption:
             return rows
         numbers = [self._number_of.pop(row, row) for row in rows]
         for number in numbers:
-            self._row_of.pop(number, None)
+            self._row_of.pop(number, 0)
         return numbers
 
     def leave(self, numbers: Iterable[int]) -> list[int]:
@@ -110,7 +122,7 @@ class Resumption:
         rows = []
         for number in numbers:
             row = self._row_of.pop(number, number)
-            self._number_of.pop(row, None)
+            self._number_of.pop(row, 0)
             self._put_back(row)
             rows.append(row)
         if rows:
@@ -151,8 +163,8 @@ class Resumption:
         self._number_of[row] = number
 
     def _detach(self, number: int, row: int) -> None:
-        self._row_of.pop(number, None)
-        self._number_of.pop(row, None)
+        self._row_of.pop(number, 0)
+        self._number_of.pop(row, 0)
 
     def _put_back(self, row: int) -> None:
         self._taken.discard(row)
@@ -185,9 +197,10 @@ class Resumption:
     async def look_up(self, calls: list[Deferred]) -> None:
         """Settle calls with answers of an earlier time, let them await what is under way, or accept them anew."""
         try:
-            while calls:
-                known = await self._journal.find({call.digest for call in calls})
-                calls = await self._resume(calls, known)
+            async with self._looking:
+                while calls:
+                    known = await self._journal.find({call.digest for call in calls})
+                    calls = await self._resume(calls, known)
         except JournalError as exc:
             for call in calls:
                 self._callers.refuse(call.number, JournalError(*exc.args))
@@ -199,17 +212,16 @@ class Resumption:
         # What is not answered may wait still, since its caller went: it comes last, for it is yet to be paid. What one
         # call cannot have, none can.
         rest = {digest: iter(sorted(requests, key=_is_unanswered)) for digest, requests in known.items()}
-        for call in calls:
-            if call.number not in self._callers:
-                continue
-            chosen = self._choose(rest.get(call.digest, ()))
+        waiting = [call for call in calls if call.number in self._callers]
+        found = [self._choose(rest.get(call.digest, ())) for call in waiting]
+        running = self._running([request.row for request in found if request is not None and request.place is None])
+        for call, chosen in zip(waiting, found, strict=True):  # in their order: who comes first has the money
             if chosen is None:
                 self._accept(call)
             elif chosen.place is not None:
                 answered.append((call.number, *chosen))  # type: ignore[arg-type]
-            else:
+            elif chosen.row in running or self._can_afford(call, chosen.row):
                 asked[chosen.row] = call
-        self._afford(asked)
         missing = self._ask(asked)
         in_hand = self._answers.find(missing)
         answered += [(asked[row].number, row, place) for row, place in in_hand.items()]
@@ -219,15 +231,13 @@ class Resumption:
         await self._give(answered, in_hand.keys())
         return again
 
-    def _afford(self, asked: dict[int, Deferred]) -> None:
-        """Refuse calls for which there is no money, but for those whose rows run already."""
-        running = self._running(asked.keys())
-        for row, call in [*asked.items()]:
-            error = None if row in running else self._callers.cannot_afford(call.number, call.model, len(call.body))
-            if error is not None:
-                del asked[row]
-                self._put_back(row)
-                self._callers.refuse(call.number, error)
+    def _can_afford(self, call: Deferred, row: int) -> bool:
+        """Refuse a call for which there is no money, and whose row is yet to be paid."""
+        error = self._callers.cannot_afford(call.number, call.model, len(call.body))
+        if error is not None:
+            self._put_back(row)
+            self._callers.refuse(call.number, error)
+        return error is None
 
     def _ask(self, asked: dict[int, Deferred]) -> set[int]:
         """Let calls await rows that are under way; gives those that are not."""
@@ -281,7 +291,7 @@ class Resumption:
             self._put_back(row)
             self._callers.refuse(number, _unreadable(place.file, exc))
             return None
-        if self._callers.give(number, response_of(answer, place.batch_id)):
+        if self._callers.give(number, response_of(answer, place.batch_id)) is True:
             return row
         self._put_back(row)
         return None

@@ -1,16 +1,21 @@
 """What a pool is made of while it is open, in the event loop it runs in."""
 
 import logging
+import math
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Self
+from weakref import WeakSet
 
 import anyio
 
+from . import progress
 from .account import Account
 from .bridge import Bridge
+from .bulk import Errands, Reader, Shelf, Stream
 from .collector import Collector
 from .engine.engine import Engine
 from .errors import ConfigurationError, PoolClosed
@@ -19,12 +24,17 @@ from .journal.sqlite import Sqlite
 from .ports import RunSync
 from .providers.openai import OpenAI
 from .recover import recover
+from .running import Running
 from .settings import Settings
 from .spool import Spool
+from .stats import Stats, count
+from .streams import StreamPort
 from .waiter import Runtime, current_runtime
 from .wire import Wire
 
 log = logging.getLogger("carpool")
+
+_REPORT = 0.5  # seconds between looks at how things stand
 
 
 class Session:
@@ -33,11 +43,26 @@ class Session:
     `account` is whose batches these are: in the mode "emulate" the emulator's, which lives as long as the session.
     """
 
-    def __init__(self, collector: Collector, runtime: Runtime, account: Account, stack: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        collector: Collector,
+        running: Running,
+        settings: Settings,
+        run_sync: RunSync,
+        runtime: Runtime,
+        account: Account,
+        stack: AsyncExitStack,
+    ) -> None:
         self.collector = collector
+        self._running = running
         self.runtime = runtime
         self.account = account
+        self._settings = settings
+        self._run_sync = run_sync
+        self._reporter = progress.start(settings.progress, journal=_folder(settings) is not None)
         self.bridge = Bridge(collector.intake, runtime.post)
+        self.errands = Errands(runtime.post)
+        self._streams: WeakSet[Stream] = WeakSet()
         self._stack = stack
         self._task: object = None  # the event loop keeps only a weak reference to it
         self._closing: list[anyio.CancelScope] = []
@@ -52,30 +77,66 @@ class Session:
             elif settings.mode == "live":
                 log.warning("the mode is live: each call is sent at once, at full price, and kept in no journal")
             runtime = current_runtime()
-            session = cls(await _collector(settings, account, runtime), runtime, account, stack.pop_all())
+            # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
+            run_sync = settings.ports.run_sync or partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
+            collector, running = await _collector(settings, account, runtime, run_sync)
+            session = cls(collector, running, settings, run_sync, runtime, account, stack.pop_all())
             await session._start()
         return session
 
+    def stream(self, reader: Reader, *, ordered: bool) -> Stream:
+        """Begin a stream, whose outcomes come in the order of its requests, or as they come."""
+        self.collector.callers.admit()
+        shelf = Shelf(self._run_sync, _folder(self._settings))
+        port = StreamPort(self.collector, self._settings.max_spool)
+        stream = Stream(port, shelf, reader, self._settings.max_pending, ordered=ordered)
+        self._streams.add(stream)
+        return stream
+
     async def _start(self) -> None:
         started = anyio.Event()
-        self._task = self.runtime.spawn(lambda: self.collector.run(started), self._over)
+        self._task = self.runtime.spawn(lambda: self._running.run(started), self._over)
         try:
             await started.wait()
         except BaseException:
             await self.abandon()
             raise
-        self.collector.watch(self.bridge.run)
+        self._running.watch(self.bridge.run)
+        self._running.watch(self.errands.run)
+        if self._reporter.pause < math.inf:
+            self._running.watch(self._report)
+
+    def stats(self) -> Stats:
+        """Count, also what has come just now."""
+        self.collector.take_in()
+        return count(self.collector)
+
+    async def _report(self) -> None:
+        """Say how things stand; the more rarely the longer it takes, where nobody watches."""
+        pause = _REPORT
+        try:
+            while True:
+                self._reporter.update(count(self.collector), time.time())
+                await anyio.sleep(pause)
+                pause = max(_REPORT, min(2 * pause, self._reporter.pause))
+        finally:  # also where the event loop ends before the pool is left
+            self._reporter.close(count(self.collector), time.time())
 
     def _over(self) -> None:
-        self.collector.over()
-        self.bridge.close(PoolClosed("The pool is closed. Open a new one for more requests."))
+        self._running.over()
+        closed = PoolClosed("The pool is closed. Open a new one for more requests.")
+        self.bridge.close(closed)
+        for stream in list(self._streams):
+            stream.outlive(closed)
+        self.errands.close()
 
     async def close(self) -> None:
         """Submit what waits, settle every caller, and close; when cancelled, leave as by an exception."""
         try:
             with anyio.CancelScope() as scope:
                 self._closing.append(scope)
-                await self.collector.close()
+                self.errands.catch_up()  # what was left is not sent any more
+                await self._running.close()
         except BaseException:
             await self.abandon()
             raise
@@ -86,8 +147,11 @@ class Session:
         """Settle every caller with `PoolClosed`, and close; whoever was closing it does not wait any longer."""
         for scope in self._closing:
             scope.cancel()
+        self.errands.catch_up()
+        for stream in list(self._streams):
+            stream.abandon(PoolClosed("The pool was left by an exception before the answer came."))
         try:
-            await self.collector.abandon()
+            await self._running.abandon()
         finally:
             await self._end()
 
@@ -109,7 +173,9 @@ async def _emulate(stack: AsyncExitStack) -> Account:
     return Account(emulator.url, "emulated", {})
 
 
-async def _collector(settings: Settings, account: Account, runtime: Runtime) -> Collector:
+async def _collector(
+    settings: Settings, account: Account, runtime: Runtime, run_sync: RunSync
+) -> tuple[Collector, Running]:
     provider = OpenAI(keep_files=settings.keep_remote_files)
     ports = settings.ports
     # Before the journal is open: this may fail.
@@ -120,8 +186,6 @@ async def _collector(settings: Settings, account: Account, runtime: Runtime) -> 
         final=provider.is_final,
         trust_env=settings.mode != "emulate",
     )
-    # Threads of its own: those of the default limiter may all be waiting for answers of this pool.
-    run_sync = ports.run_sync or partial(anyio.to_thread.run_sync, limiter=anyio.CapacityLimiter(4))
     journal = await _open_journal(settings, run_sync)
     pool = token_hex(6) if journal is None else journal.pool
     numbered = 0 if journal is None else journal.numbered
@@ -136,13 +200,14 @@ async def _collector(settings: Settings, account: Account, runtime: Runtime) -> 
         keeps=journal is not None,
     )
     collector = Collector(pool, engine, provider, wire, spool, runtime.new_waiter, journal, settings)
+    running = Running(collector, wire, spool, journal, settings.timing.poll_max)
     try:
         if journal is not None:
             await recover(collector, journal, provider, wire)
     except BaseException:
-        await collector.clean_up()
+        await running.clean_up()
         raise
-    return collector
+    return collector, running
 
 
 def _folder(settings: Settings) -> Path | None:

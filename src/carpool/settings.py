@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from . import config
 from .account import Account
@@ -19,6 +19,12 @@ from .resume import Reuse
 from .tokens import Counter, Tiktoken
 from .transports import Unfit
 from .wire import Transport
+
+if TYPE_CHECKING:  # these come of what settings make
+    from .progress import Reporter
+    from .stats import Stats
+
+Progress: TypeAlias = "Callable[[Stats], object] | Reporter | Literal[False] | None"
 
 _SHARE = 0.1  # of a canary that may be refused
 
@@ -50,6 +56,9 @@ class Settings(NamedTuple):
     prices: Prices
     budget: float | None
     on_event: Callable[[Notice], object] | None
+    max_pending: int
+    max_spool: int
+    progress: Progress
 
 
 def checked_mode(mode: Mode | None) -> Mode:
@@ -78,6 +87,9 @@ class PoolSettings(TypedDict, total=False):
     prices: Mapping[str, Mapping[str, float]] | None
     budget: float | None
     on_event: Callable[[Notice], object] | None
+    max_pending: int
+    max_spool: int
+    progress: Progress
     mode: Mode | None
     thread: bool
     unbatchable: Unfit
@@ -124,6 +136,23 @@ def checked_hook(on_event: Any) -> Callable[[Notice], object] | None:
     if on_event is not None and not _is_plain(on_event):
         raise ConfigurationError(f"on_event must be a plain function that takes a Notice; got {on_event!r}.")
     return on_event  # type: ignore[no-any-return]
+
+
+def checked_progress(progress: Any) -> Progress:
+    """Give what shows how far the pool has come."""
+    is_reporter = all(hasattr(progress, name) for name in ("update", "close", "pause"))
+    if progress is not None and progress is not False and not is_reporter and not _is_plain(progress):
+        raise ConfigurationError(
+            f"progress must be None, False, or a plain function that takes Stats; got {progress!r}."
+        )
+    return progress  # type: ignore[no-any-return]
+
+
+def checked_count(name: str, number: Any) -> int:
+    """Give a whole number above 0."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ConfigurationError(f"{name} must be a whole number above 0; got {number!r}.")
+    return number
 
 
 def checked_unfit(unbatchable: Any) -> Unfit:

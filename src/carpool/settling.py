@@ -1,9 +1,10 @@
 """Settling callers: what the engine says of rows becomes answers and errors, and is added up."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from .answers import Answers
-from .callers import Callers
+from .callers import GOING, Callers, Delivery
 from .engine.commands import Fail, Settle
 from .models import Lane, Row, Usage
 from .outcomes import error_of_failure, error_of_row, response_of
@@ -12,7 +13,7 @@ from .spending import Spending
 
 
 class Settling:
-    """Give callers what came of their calls; `usage_of` reads what an answer cost, None where it does not say.
+    """Give callers what came of their calls; `usage_of` adds up what answers cost.
 
     `pool` prefixes the custom_ids; what was sent live is paid for in full, unless it is `flexible`.
     """
@@ -24,7 +25,7 @@ class Settling:
         answers: Answers,
         resumption: Resumption | None,
         spending: Spending,
-        usage_of: Callable[[Row], Usage | None],
+        usage_of: Callable[[Sequence[Row]], Usage],
         *,
         flexible: bool,
     ) -> None:
@@ -40,28 +41,27 @@ class Settling:
 
     def settle(self, command: Settle) -> None:
         """Give rows to their callers."""
-        self.bill(command.batch_id, command.lane, command.rows)
+        rows, batch_id = command.rows, command.batch_id
         numbers = self._numbers(command.numbers)
-        awaited = numbers if self._resumption is None else [number for number in numbers if number in self._callers]
-        delivered = []
-        for row_number, number, row in zip(command.numbers, numbers, command.rows, strict=True):
-            if row.ok:
-                delivered.append(self._callers.give(number, response_of(row, command.batch_id)))
-            else:
-                error = error_of_row(row, command.batch_id, command.attempts.get(row_number, ()))
-                delivered.append(self._callers.refuse(number, error))
-        if self._resumption is not None and len(awaited) > sum(delivered):
-            self._miss(command.numbers, numbers, awaited, delivered)
-        self._answers.add(command, delivered)
+        well = [row.ok for row in rows]
+        if all(well):
+            delivered: Sequence[Delivery] = self._callers.give_all(
+                numbers, [response_of(row, batch_id) for row in rows]
+            )
+            self.bill(batch_id, command.lane, rows)
+        else:
+            delivered = [*map(partial(self._give, command), command.numbers, numbers, rows)]
+            self.bill(batch_id, command.lane, [row for row, ok in zip(rows, well, strict=True) if ok])
+        if self._resumption is not None and GOING in delivered:
+            settled = zip(command.numbers, delivered, strict=True)
+            self._resumption.miss([row for row, given in settled if given is GOING])
+        self._answers.add(command, well, delivered)
 
-    def _miss(
-        self, rows: Sequence[int], numbers: Sequence[int], awaited: Sequence[int], delivered: Sequence[bool]
-    ) -> None:
-        """Note the rows whose callers are going just now: equal calls may take them."""
-        going = frozenset(awaited)
-        settled = zip(rows, numbers, delivered, strict=True)
-        if self._resumption is not None:
-            self._resumption.miss([row for row, number, given in settled if number in going and not given])
+    def _give(self, command: Settle, row_number: int, number: int, row: Row) -> Delivery:
+        if row.ok:
+            return self._callers.give(number, response_of(row, command.batch_id))
+        error = error_of_row(row, command.batch_id, command.attempts.get(row_number, ()))
+        return self._callers.refuse(number, error)
 
     def fail(self, command: Fail) -> None:
         """Tell callers why there is no answer."""
@@ -77,13 +77,11 @@ class Settling:
     # --- what it cost
 
     def bill(self, batch_id: str, lane: Lane, rows: Sequence[Row]) -> None:
-        """Add up what rows of a batch cost, or of none: those that came live."""
-        answers = [row for row in rows if row.ok]
-        if not answers:
+        """Add up what answers in a batch cost, or in none: those that came live."""
+        if not rows:
             return
-        usages = [usage for usage in map(self._usage_of, answers) if usage is not None]
-        usage = Usage(*map(sum, zip(*usages, strict=True))) if usages else Usage(0, 0, 0)
-        self._spending.add(lane, len(answers), usage, live=not batch_id and not self._flexible)
+        usage = self._usage_of(rows)
+        self._spending.add(lane, len(rows), usage, live=not batch_id and not self._flexible)
         if batch_id:
             _, before = self._counted.get(batch_id, (lane, 0))
             self._counted[batch_id] = lane, before + usage.input_tokens

@@ -40,6 +40,22 @@ class Report(NamedTuple):
     digests: bytes
 
 
+class _Chunk(NamedTuple):
+    segment: int
+    offset: int
+    size: int
+    lines: list[bytes]
+
+
+class Lines(NamedTuple):
+    """Hold what is appended to one lane at once; `digests` is empty where there is no journal."""
+
+    numbers: list[int]
+    bodies: list[bytes]
+    inputs: list[int]
+    digests: list[bytes]
+
+
 class _Tail:
     """Hold the growing end of one lane's spool: the lines not written yet, the rows not reported yet."""
 
@@ -91,7 +107,7 @@ class Spool:
         self._run_sync = run_sync
         self._tails: dict[tuple[str, str, bool, int], _Tail] = {}
         self._reports: list[Report] = []
-        self._sealed: list[tuple[int, int, list[bytes]]] = []
+        self._sealed: list[_Chunk] = []
         self._segments = self._downloads = numbered
         self._folder = folder
         self.keeps = folder is not None
@@ -133,6 +149,29 @@ class Spool:
             tail.digests.append(digest)
         if not tail.rich and _RICH in line:
             tail.rich = True
+        if tail.end - tail.unwritten >= CHUNK or tail.end >= SEGMENT:
+            self._close_full(lane, tail)
+
+    def add_all(self, lane: tuple[str, str, bool, int], added: Lines) -> None:
+        """Append lines to the spool of a lane."""
+        tail = self._tails.get(lane)
+        if tail is None:
+            tail = self._tails[lane] = self._new_tail(Lane(*lane), added.inputs[0])
+        head, middle, end = tail.frame
+        numbers = added.numbers
+        lines = [b"".join((head, b"%d" % n, middle, body, end)) for n, body in zip(numbers, added.bodies, strict=True)]
+        sizes = [*map(len, lines)]
+        tail.lines += lines
+        tail.rows.extend(numbers)
+        tail.sizes.extend(sizes)
+        tail.end += sum(sizes)
+        if tail.inputs is not None:
+            tail.inputs.extend(added.inputs)
+        tail.digests += added.digests
+        tail.rich = tail.rich or any(_RICH in body for body in added.bodies)
+        self._close_full(lane, tail)
+
+    def _close_full(self, lane: tuple[str, str, bool, int], tail: _Tail) -> None:
         if tail.end - tail.unwritten >= CHUNK:
             self._seal(tail)
         if tail.end >= SEGMENT:
@@ -146,6 +185,16 @@ class Spool:
             self._report(Lane(*lane), tail)
         reports, self._reports = self._reports, []
         return reports
+
+    @property
+    def unreported(self) -> int:
+        """Give the bytes of the lines that were added since the last time."""
+        return sum(tail.end - tail.unreported for tail in self._tails.values())
+
+    @property
+    def unwritten(self) -> int:
+        """Give the bytes of the whole chunks that wait to be written."""
+        return sum(chunk.size for chunk in self._sealed)
 
     @property
     def has_chunks(self) -> bool:
@@ -167,7 +216,7 @@ class Spool:
 
     def _seal(self, tail: _Tail) -> None:
         if tail.lines:
-            self._sealed.append((tail.segment, tail.unwritten, tail.lines))
+            self._sealed.append(_Chunk(tail.segment, tail.unwritten, tail.end - tail.unwritten, tail.lines))
             tail.lines = []
             tail.unwritten = tail.end
 
@@ -186,6 +235,8 @@ class Spool:
                 self._seal(tail)
         async with self._writing:
             await self._write_sealed()
+            while self._sealed and not wanted:  # others came meanwhile, and nobody else would write them soon
+                await self._write_sealed()
 
     async def secure(self) -> None:
         """Write all lines there are, and make them, and the downloads, survive a crash of the machine."""
@@ -250,9 +301,9 @@ class Spool:
             self._folder = Path(tempfile.mkdtemp(prefix="carpool-"))
         return self._folder / name
 
-    def _write(self, chunks: list[tuple[int, int, list[bytes]]]) -> None:
-        for segment, offset, lines in chunks:
-            self._save(segment_name(segment), offset, b"".join(lines))
+    def _write(self, chunks: list[_Chunk]) -> None:
+        for chunk in chunks:
+            self._save(segment_name(chunk.segment), chunk.offset, b"".join(chunk.lines))
 
     def _save(self, name: str, offset: int, content: bytes) -> None:
         # At its own offset: what a failed try left behind is written over.

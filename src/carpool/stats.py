@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from .collector import Collector
+from .engine.batch import BatchStats
 from .engine.lane import LaneStats
 from .models import Lane
 from .spending import Cost
@@ -25,7 +26,7 @@ class Stats(msgspec.Struct, frozen=True):
 
     A call that was given up, by its caller or its timeout, counts when its row ends, and no longer under its tags.
     `tags` counts calls by each of theirs. `cost` adds up all answers that this pool paid for, `costs` those of each
-    lane.
+    lane. `batches` counts those created, `open` tells of those that are not over, the oldest first.
     """
 
     accepted: int
@@ -36,6 +37,7 @@ class Stats(msgspec.Struct, frozen=True):
     tags: dict[str, TagStats] = {}
     cost: Cost = Cost()
     costs: dict[Lane, Cost] = {}
+    open: tuple[BatchStats, ...] = ()
 
 
 def count(collector: Collector) -> Stats:
@@ -51,4 +53,5 @@ def count(collector: Collector) -> Stats:
         tags,
         collector.spending.total(),
         collector.spending.by_lane(),
+        collector.open_batches(),
     )

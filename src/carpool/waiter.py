@@ -6,6 +6,7 @@ An `anyio.Event` for each request would cost 49 us and 5 KB, a plain future cost
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .models import Response
@@ -150,7 +151,7 @@ def _trio_runtime() -> Runtime:
     # A trio task always takes its first step, and `run` ends in its own clean-up.
     return Runtime(
         TrioWaiter,
-        lambda run, over: lowlevel.spawn_system_task(run, name=_NAME),
+        lambda run, over: lowlevel.spawn_system_task(run, name=_NAME, context=copy_context()),
         token.run_sync_soon,
         lambda: lowlevel.in_trio_run() and lowlevel.current_trio_token() is token,
     )

@@ -114,6 +114,6 @@ def _told(exc: BaseException) -> CarpoolError | None:
     for headers in (getattr(getattr(exc, "response", None), "headers", None), getattr(exc, "headers", None)):
         name = headers.get("x-carpool-error") if isinstance(headers, Mapping) else None
         kind = getattr(errors, name, None) if isinstance(name, str) else None
-        if isinstance(kind, type) and issubclass(kind, CarpoolError):
+        if isinstance(kind, type) and issubclass(kind, CarpoolError) and kind is not errors.OutputInvalid:
             return kind(str(exc))
     return None

@@ -1,0 +1,77 @@
+"""Streams meet the collector."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from .collector import Collector
+from .errors import CarpoolError
+from .formats import body_of
+from .intake import Streamed
+from .models import Encoded, Request
+from .spans import Bound, Entry, Sink
+
+_SOUGHT = 2_000  # requests of which each is in memory until it is known whether the journal has an answer
+_LIVE = 1_000  # calls that are sent live: each has a task
+_UNWRITTEN = 16 * 2**20  # bytes of lines that the disk has not taken yet
+
+
+class StreamPort:
+    """Let the requests of streams join a collector; in all lanes together `max_spool` bytes may wait for a batch."""
+
+    def __init__(self, collector: Collector, max_spool: int) -> None:
+        self._collector = collector
+        self._intake = collector.intake
+        self._callers = collector.callers
+        self._max_spool = max_spool
+
+    def encode(self, request: Request) -> Encoded:
+        """Check a request, and encode it; from any thread."""
+        return self._intake.encode(request.endpoint, body_of(request))
+
+    def join(self, asked: Sequence[Bound], index: int, sink: Sink) -> None:
+        """Let requests join their lanes, and settle those with which something is wrong; raises what ends the pool."""
+        self._callers.admit()
+        calls: list[Streamed] = []
+        wrong: list[Entry] = []
+        for place, (call, options) in enumerate(asked, index):
+            if isinstance(call, CarpoolError):
+                wrong.append((place, call))
+            else:
+                calls.append((place, call, options))
+        if wrong:
+            sink.settle(wrong)
+        self._intake.join_streamed(calls, sink)
+
+    @property
+    def refusal(self) -> CarpoolError | None:
+        """Say why nothing is let in any more."""
+        try:
+            self._callers.admit()
+        except CarpoolError as exc:
+            return exc
+        return None
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether the look-ahead may grow: in memory, and on disk."""
+        few = self._intake.unknown < _SOUGHT and self._collector.live_calls < _LIVE
+        return few and self._intake.unwritten < _UNWRITTEN and self._collector.backlog < self._max_spool
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds, or the pool is over."""
+        await self._collector.background.until(condition)
+
+    def changed(self) -> None:
+        """Let those who wait look again."""
+        self._collector.background.changed()
+
+    def start(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Do something beside."""
+        self._collector.background.start(step)
+
+    def leave(self, sink: Sink) -> None:
+        """Give up the calls of a stream that are not settled."""
+        self._intake.leave(self._callers.numbers_of(sink))
+
+    def take_back(self, rows: Sequence[int]) -> None:
+        """Note that answers in these rows reached nobody."""
+        self._intake.take_back_rows(rows)
