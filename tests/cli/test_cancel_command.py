@@ -5,9 +5,13 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+from account_kit import scripted
 from typer.testing import CliRunner, Result
 
+from carpool import wire
+from carpool.cli import cancel
 from carpool.cli.app import app
+from carpool.providers import openai
 from carpool.testing import Emulator, Faults, Pace
 
 KEY = "sk-secret-0123456789"
@@ -15,8 +19,9 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(autouse=True)
-def _environment(no_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(no_environment: None, no_certificates: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(wire, "_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -66,6 +71,24 @@ def test_all_of_one_pool(emulator: Emulator) -> None:
     assert cancelled(emulator) == {mine}
 
 
+def test_where_more_batches_are_there_than_are_read_that_is_a_failure(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancel, "THOROUGH", 1)
+    monkeypatch.setattr(openai, "_PAGE", 2)
+    mine = [create(emulator, f"p-b{number}") for number in range(3)]
+    result = run(emulator, "--all")
+    assert (result.exit_code, result.stderr) == (1, "carpool: only the newest batches were read: there may be more\n")
+    assert cancelled(emulator) == set(mine[1:])
+
+
+def test_ids_of_a_server_are_no_commands_for_the_terminal() -> None:
+    batch = {"id": "b\x1b]0;x\u202e", "status": "in_progress", "metadata": {"carpool": "p-b1"}}
+    with scripted({"/batches": {"data": [batch]}}) as url:
+        result = run(url, "--all")
+    assert "b?]0;x?" in result.stdout
+
+
 def test_nothing_to_cancel_is_no_failure(emulator: Emulator) -> None:
     create(emulator)
     result = run(emulator, "--all")
@@ -83,7 +106,9 @@ def test_a_batch_that_is_unknown_is_told_and_the_others_are_cancelled(emulator: 
     assert cancelled(emulator) == {one}
 
 
-@pytest.mark.parametrize("arguments", [[], ["batch_1", "--all"], ["batch_1", "--pool", "p"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["batch_1", "--all"], ["batch_1", "--pool", "p"], [""], ["batch_1", ".."], ["batch_\udcff"]]
+)
 def test_arguments_that_do_not_go_together_are_refused(arguments: list[str]) -> None:
     assert run("http://127.0.0.1:9/v1", *arguments).exit_code == 2
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import socket
 import subprocess
@@ -13,10 +12,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from account_kit import NOWHERE, fields, on_a_screen
 from typer.testing import CliRunner, Result
 
+from carpool import wire
 from carpool.cli import remote
 from carpool.cli.app import app
+from carpool.cli.limits import limits
 from carpool.models import Reply
 from carpool.testing import Emulator, Faults, Pace
 from carpool.wire import Wire
@@ -25,7 +27,6 @@ CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 KEY = "sk-secret-0123456789"
 RUN = [sys.executable, "-c", "from carpool.cli import main; main()", "limits"]
 WAITING = "waiting: only the pool that holds the requests knows, see pool.stats()."
-NOWHERE = "http://127.0.0.1:9/v1"  # the port of a service that nobody runs
 
 
 def count(body: Any) -> int:
@@ -55,10 +56,11 @@ class Account:
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+def _own_environment(no_environment: None, no_certificates: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(wire, "_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -81,34 +83,6 @@ def run(*options: str) -> Result:
     assert KEY not in result.output
     assert "Traceback" not in result.output
     return result
-
-
-def fields(line: str) -> list[str]:
-    return re.split(r"\s{2,}", line.strip())
-
-
-def on_a_terminal(columns: int, *options: str, **environment: str) -> str:
-    """Give what a terminal of so many columns shows, without the colours."""
-    ours, theirs = pty.openpty()
-    shown = b""
-    try:
-        given = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), **environment}
-        with subprocess.Popen([*RUN, *options], env=given, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-            os.close(theirs)
-            while chunk := _read(ours):
-                shown += chunk
-            assert process.wait(20) == 0
-    finally:
-        os.close(ours)
-    assert b"\x1b[1m" in shown
-    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).replace("\r\n", "\n")
-
-
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 65_536)
-    except OSError:  # how Linux tells the end of a terminal
-        return b""
 
 
 # --- the account
@@ -208,7 +182,7 @@ def test_a_limit_that_is_not_known_is_null_in_json(url: str) -> None:
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
 def test_a_terminal_shows_it_within_its_width(url: str, columns: int) -> None:
-    shown = on_a_terminal(columns, "--base-url", url, "--tier", "tier-2")
+    shown = on_a_screen(columns, limits, url, "--tier", "tier-2")
     lines = shown.splitlines()
     assert max(map(len, lines)) <= columns
     for word in ("gpt-4o", "text-embedding-3-small", "chat/completions", "1,812,003+", "20,000,000", WAITING):
@@ -243,7 +217,7 @@ def test_batches_that_are_validated_name_no_model() -> None:
 
 
 def test_more_batches_than_are_read_are_told_of(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_PAGES", 1)
+    monkeypatch.setattr(remote, "PAGES", 1)
     with Emulator(pace=Pace(validating=600)) as emulator, Account(emulator.url).http as http:
         for _ in range(101):
             http.post("/batches", json={"input_file_id": "file-1", "endpoint": CHAT, "completion_window": "24h"})
@@ -363,7 +337,7 @@ def test_the_table_is_shown_alone_and_nobody_is_asked() -> None:
 
 
 def test_a_narrow_terminal_shows_sources_below_the_table() -> None:
-    lines = on_a_terminal(80, "--table", "--tier", "tier-2", "gpt-4.1-mini").splitlines()
+    lines = on_a_screen(80, limits, NOWHERE, "--table", "--tier", "tier-2", "gpt-4.1-mini").splitlines()
     assert [fields(line) for line in lines] == [
         ["family", "tier", "tokens", "as of", "source"],
         ["gpt-4.1-mini", "tier-2", "20,000,000", "2026-03-01", "[1]"],
@@ -373,7 +347,7 @@ def test_a_narrow_terminal_shows_sources_below_the_table() -> None:
         ["[2] model page, Mar-Sep 2026, long context"],
         [">: prompts of more tokens than that count in a queue of their own."],
     ]
-    assert "[1]" not in on_a_terminal(120, "--table", "gpt-4.1-mini")
+    assert "[1]" not in on_a_screen(120, limits, NOWHERE, "--table", "gpt-4.1-mini")
 
 
 def test_without_a_tier_all_are_shown_and_what_is_not_offered() -> None:

@@ -31,9 +31,9 @@ def batch(
     **more: Any,
 ) -> Listed:
     """Make a batch; `begun`, `ended` and `created` are in seconds from now."""
-    stamps = [None if at is None else NOW + at for at in (created, begun, ended)]
+    first, second, last = (None if at is None else NOW + at for at in (created, begun, ended))
     no_room = NoRoom(limit) if refused or limit is not None else None
-    return Listed(BatchStatus("b", None, status, no_room=no_room, **more), endpoint, model, tokens, *stamps)
+    return Listed(BatchStatus("b", None, status, no_room=no_room, **more), endpoint, model, tokens, first, second, last)
 
 
 def refusal(limit: int | None, *, ended: float = -60, **more: Any) -> Listed:

@@ -1,6 +1,7 @@
 """The command `carpool`."""
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -11,5 +12,16 @@ def main() -> None:
         sys.stderr.write("carpool: the command needs typer: pip install 'carpool[cli]'\n")
         sys.exit(2)
     from .app import app
+    from .ending import ended
+    from .saying import give_up_what_is_unsaid
 
-    app(prog_name="carpool")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names and models have characters of all sorts
+    try:
+        app(prog_name="carpool")
+    except OSError as exc:  # what concerns files is told where they are read and written
+        what = exc.filename or "the standard output cannot be written"
+        sys.exit(ended(1, f"{what}: {exc.strerror}").exit_code)
+    finally:
+        give_up_what_is_unsaid()

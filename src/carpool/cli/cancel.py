@@ -9,10 +9,11 @@ import typer
 from ..models import CallFailed, Flow
 from ..providers.openai import OpenAI
 from . import remote
+from .batches import checked_id
 from .ending import ended, plain
+from .parameters import AsJson, BaseUrl
+from .remote import LIFE, THOROUGH
 from .show import Screen, table_of, write_json
-
-_LIFE = 90_000.0  # seconds: a batch expires after 24 hours, so that what runs was created since (contracts A4)
 
 
 class Cancelled(NamedTuple):
@@ -28,10 +29,8 @@ def cancel(
     pool: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="With --all, those alone whose client keys begin so.")
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="OpenAI's own without it.", envvar="OPENAI_BASE_URL")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    base_url: BaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel batches: what ran in them is billed and kept, the rest is not run.
 
@@ -40,25 +39,31 @@ def cancel(
 
     The key is taken from OPENAI_API_KEY.
 
-    Exit codes: 0; 1 where a batch could not be cancelled, or the server cannot be reached or refuses; 2 where an
-    argument is wrong.
+    Exit codes: 0; 1 where a batch could not be cancelled, there may be more than were found, or the server cannot be
+    reached or refuses; 2 where an argument is wrong.
     """
     key = remote.key()
     if key is None:
         raise ended(2, "OPENAI_API_KEY is not set.")
     if every == bool(batch_ids) or (pool is not None and not every):
         raise ended(2, "name the batches, or give --all, with --pool if need be")
-    wanted = batch_ids or _running(base_url, key, pool or "")
+    wanted, complete = list(map(checked_id, batch_ids or ())), True
+    if every:
+        wanted, complete = _running(base_url, key, pool or "")
     _, cancelled = remote.ask(base_url, key, _cancel(wanted))
     _show(cancelled, as_json=as_json)
+    if not complete:
+        raise ended(1, "only the newest batches were read: there may be more")
     if any(batch.problem for batch in cancelled):
         raise typer.Exit(1)
 
 
-def _running(base_url: str | None, key: str, prefix: str) -> list[str]:
-    _, recent = remote.recent(base_url, key, time.time() - _LIFE)
+def _running(base_url: str | None, key: str, prefix: str) -> tuple[list[str], bool]:
+    """Name the batches that carpool made and that run, and tell whether that is all of them."""
+    _, recent = remote.recent(base_url, key, time.time() - LIFE, THOROUGH)
     statuses = [batch.status for batch in recent.batches if batch.open and batch.status.status != "cancelling"]
-    return [status.id for status in statuses if status.key is not None and status.key.startswith(prefix)]
+    ours = [status.id for status in statuses if status.key is not None and status.key.startswith(prefix)]
+    return ours, recent.complete
 
 
 def _cancel(batch_ids: Iterable[str]) -> Flow[list[Cancelled]]:
@@ -77,7 +82,7 @@ def _show(cancelled: list[Cancelled], *, as_json: bool) -> None:
     if as_json:
         write_json([{"batch": batch_id, "problem": problem or None} for batch_id, problem in cancelled])
     elif cancelled:
-        rows = [(batch_id, problem or "is being cancelled") for batch_id, problem in cancelled]
+        rows = [(plain(batch_id), problem or "is being cancelled") for batch_id, problem in cancelled]
         Screen().table(table_of(("batch", "outcome"), rows))
     else:
         typer.echo("carpool: there is nothing to be cancelled.", err=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .ending import ended
+from .parameters import EnqueuedTokens, read_limits
 
 Seconds = Annotated[float, typer.Option(min=0, metavar="SECONDS")]
 Rate = Annotated[float, typer.Option(min=0, max=1, metavar="RATE")]
@@ -35,12 +36,7 @@ def emulate(
     window: Annotated[
         float, typer.Option(min=0.001, metavar="SECONDS", help="When unfinished batches expire.")
     ] = 86_400.0,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL=TOKENS", help="An enqueued-token limit; * stands for all other models. Repeatable."
-        ),
-    ] = None,
+    limit: EnqueuedTokens = None,
     release_after: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long after its end a batch's tokens still count.")
     ] = 0.0,
@@ -95,7 +91,7 @@ def emulate(
             pace=Pace(
                 validating=validating, running=running, finalizing=finalizing, cancelling=cancelling, window=window
             ),
-            enqueued_tokens=dict(map(_limit, limit or [])),
+            enqueued_tokens=read_limits(limit),
             release_after=release_after,
             refuse_at=refuse_at,
             faults=Faults(
@@ -150,14 +146,6 @@ def _until_signal() -> Iterator[threading.Event]:
     finally:
         for number, before in former.items():
             signal.signal(number, before)
-
-
-def _limit(text: str) -> tuple[str, int]:
-    model, sign, tokens = text.rpartition("=")
-    number = tokens.replace("_", "").replace(",", "")
-    if not (sign and model and number.isdecimal()):
-        raise ValueError(f"--limit is MODEL=TOKENS, such as gpt-4o=90000, not {text!r}")
-    return model, int(number)
 
 
 def _rates_of(settings: Any) -> list[str]:

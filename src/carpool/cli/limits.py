@@ -10,13 +10,13 @@ import typer
 from ..limits import TIERS, TableLimit, Tier, family_of, table, table_limit
 from ..providers.openai import Recent
 from . import remote
-from .ending import ended, plain
+from .ending import plain
 from .lanes import LaneSum, sum_up
+from .parameters import AsJson, BaseUrl, check_hours
 from .show import Screen, table_of, write_json
 
 _HOUR = 3_600.0
 _LIFE = 25 * _HOUR  # a batch expires after 24 hours: what is open was created since (contracts A4)
-_LONGEST = 8_760.0  # hours: a year
 
 
 def limits(
@@ -25,16 +25,14 @@ def limits(
     ] = None,
     tier: Annotated[Tier | None, typer.Option(help="Look up what was not learned in this tier's table.")] = None,
     since: Annotated[float, typer.Option(metavar="HOURS", help="How far back utilisation and refusals go.")] = 24.0,
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="OpenAI's own without it.", envvar="OPENAI_BASE_URL")
-    ] = None,
+    base_url: BaseUrl = None,
     table_alone: Annotated[
         bool, typer.Option("--table", help="Show the published table alone; nobody is asked.")
     ] = False,
     as_of: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="The table as it was on a day.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the enqueued-token limits and what is queued, for each model and endpoint of the account.
 
@@ -44,13 +42,12 @@ def limits(
 
     Exit codes: 0; 1 where the server cannot be reached or refuses; 2 where an option is wrong.
     """
-    if not 0 < since <= _LONGEST:
-        raise ended(2, f"--since is a number of hours above 0, at most {_LONGEST:,.0f}, not {since:g}")
+    check_hours(since)
     day = None if as_of is None else as_of.date()
     key = None if table_alone else remote.key()
     if key is not None:
         now = time.time()
-        server, recent = remote.recent(base_url, key, now - max(since * _HOUR, _LIFE))
+        server, recent = remote.recent(base_url, key, now - max(since * _HOUR, _LIFE), remote.PAGES)
         began = now - since * _HOUR
         lanes = sum_up(recent.batches, since=began, now=now, models=models or (), tier=tier, as_of=day)
         view = _View(server, recent, began, now, tier, lanes)
