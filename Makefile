@@ -1,10 +1,11 @@
 # Two commands do everything on a new machine with Python 3.11 or newer: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+POOLS := $(wildcard tests/test_pool*.py tests/test_streams*.py)
 SLOW := tests/test_benchmarks.py::test_an_unknown_limit_is_found_and_kept_over_loopback
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check coverage parts waits crash dropin bench clean
+.PHONY: help demo test lint types coverage parts rooms pools check waits crash dropin bench picture clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,12 +26,13 @@ help: ## list the targets
 	$(BIN)/python tests/vocabulary.py
 	@touch $@
 
-demo: .venv/.runs ## summarise the topics of Python's own documentation, on the embedded emulator
+demo: .venv/.runs ## summarise pages of Python documentation, and 10,000 docstrings in a file, on the emulator
 	$(BIN)/python examples/summarise_python_docs.py
+	$(BIN)/python examples/run_docstrings.py
 
 test: lint types ## everything that must hold: ruff, mypy --strict, all tests
 	@$(MAKE) --no-print-directory .vocabulary/.ready
-	@$(MAKE) --no-print-directory --jobs=3 parts check waits
+	@$(MAKE) --no-print-directory --jobs=3 rooms check pools parts waits
 
 lint: .venv/.tests
 	$(BIN)/ruff check .
@@ -43,12 +45,17 @@ coverage: .venv/.tests .vocabulary/.ready ## the tests of engine/ and providers/
 	$(BIN)/coverage run -m pytest -q tests/engine tests/providers -k 'not Machine'
 	$(BIN)/coverage report --include='src/carpool/engine/*,src/carpool/providers/*' --fail-under=100 --show-missing
 
-parts: coverage ## the machines, and the tests of the other rooms
+parts: coverage ## the machines of engine/
 	$(BIN)/python -m pytest -q tests/engine -k Machine
-	$(BIN)/python -m pytest tests/cli tests/contracts tests/crash tests/dropin tests/journal tests/testing
 
-check: .venv/.tests .vocabulary/.ready ## the tests of the whole
-	$(BIN)/python -m pytest tests/test_*.py --deselect $(SLOW)
+rooms: .venv/.tests .vocabulary/.ready ## the tests of the other rooms
+	$(BIN)/python -m pytest tests/cli tests/contracts tests/crash tests/dropin tests/journal tests/progress tests/testing
+
+pools: .venv/.tests .vocabulary/.ready ## the tests of pools and streams
+	$(BIN)/python -m pytest $(POOLS)
+
+check: .venv/.tests .vocabulary/.ready ## the tests of the rest
+	$(BIN)/python -m pytest $(filter-out $(POOLS),$(wildcard tests/test_*.py)) --deselect $(SLOW)
 
 waits: .venv/.tests .vocabulary/.ready ## the test that waits most of its time
 	$(BIN)/python -m pytest -q $(SLOW)
@@ -66,6 +73,10 @@ bench: .venv/.tests .vocabulary/.ready ## CPU, memory and queue limits, beside t
 	$(BIN)/python -m benchmarks.limited
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.transport
+	$(BIN)/python -m benchmarks.filerun
+
+picture: .venv/.tests ## draw the live view of a run on virtual time: docs/images/progress.svg
+	$(BIN)/python tests/progress/draw_progress.py
 
 clean: ## remove what was made here
 	rm -rf .venv .vocabulary .environments build dist .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache

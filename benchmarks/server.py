@@ -1,6 +1,8 @@
-"""The emulator in a process of its own, until standard input ends."""
+"""The emulator in a process of its own, until standard input ends; then it says how many bodies were run how often."""
 
+import json
 import sys
+from collections import Counter
 
 from carpool.testing import Emulator
 
@@ -12,6 +14,7 @@ def main() -> None:
     with Emulator(answer=workload.answer) as emulator:
         print(emulator.url, flush=True)
         sys.stdin.read()
+        print(json.dumps(Counter(emulator.books().bodies.values())))
 
 
 if __name__ == "__main__":
