@@ -174,6 +174,7 @@ def test_the_script_for_a_shell_is_shown(shell: str, text: str) -> None:
     assert text in result.stdout
 
 
+# The protocol of each shell is tested above; this one needs the shell itself.
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="there is no bash here")
 def test_a_bash_in_which_it_is_installed_completes(tmp_path: Path) -> None:
     command = tmp_path / "bin" / "carpool"

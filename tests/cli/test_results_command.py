@@ -325,6 +325,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(account: Account, to_fil
     assert result.stderr.endswith(": File too large.\n")
 
 
+# macOS has none; a full disk itself is tested above, by a limit on the size of files.
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
 def test_a_standard_output_that_cannot_be_written_is_not_blamed_on_the_disk(account: Account) -> None:
     command = [sys.executable, "-c", "from carpool.cli import main; main()", "results", account.run()]

@@ -400,6 +400,7 @@ async def test_another_machine_is_named_and_not_said_to_be_alive(folder: Path) -
     assert present(folder) == [Presence("process 7 on elsewhere", seen=False)]
 
 
+# macOS has no such list: what is looked at then is who signed the lock, in the tests above.
 @pytest.mark.skipif(not LOCKS.exists(), reason="this system lists no locks")
 async def test_a_lock_is_found_by_its_file_or_else_by_who_signed_it(folder: Path, tmp_path: Path) -> None:
     folder.mkdir()

@@ -39,7 +39,7 @@ class Guarded:
             step(stats, now)
         except Occupied:
             self._reporter = self._otherwise or self._reporter
-        except Exception:
+        except Exception:  # a view, a terminal or the user's own function: none of them may end the pool
             if not self._logged:
                 self._logged = True
                 log.exception("progress cannot be shown")

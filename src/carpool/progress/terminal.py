@@ -67,7 +67,7 @@ class Terminal:
                 self._console.print(Text(news))
             total, left, _ = self._watch.glance(stats, now)
             self._draw(self._live, live(stats, left, total, now, self._frame))
-        except Exception:
+        except Exception:  # whatever it is, the cursor and the streams are given back before it is told
             self._leave()
             raise
 
