@@ -793,6 +793,58 @@ async def test_what_was_sent_live_in_vain_may_be_asked_for_anew_once_its_caller_
             assert w.answers() == {"text": "text"}
 
 
+@pytest.mark.parametrize("again", ["at once", "in the next process"])
+@pytest.mark.parametrize("reply", [LOST, refusal(500), refusal(400)], ids=["lost", "failed", "refused"])
+async def test_who_went_before_a_live_call_failed_is_told_when_asking_again(
+    tmp_path: Path, reply: Any, again: str
+) -> None:
+    """A reply that was lost may have been billed: an equal call that nobody told of it must not be sent."""
+
+    async def slowly(request: httpx2.Request) -> httpx2.Response | None:
+        if is_live(request):
+            await anyio.sleep(10)
+        return await answer(request)
+
+    answer = to_live_calls(reply)
+    async with site(tmp_path) as at:
+        at.transport = Tampering(at.emulator.app, slowly)
+        async with at.open(**WAITS) as w:
+            with anyio.move_on_after(80):
+                await w.ask("text")
+            await anyio.sleep(20)
+            if again == "at once":
+                await w.ask("text")
+                assert isinstance(w.errors()["text"], carpool.RequestFailed)
+        if again != "at once":
+            async with at.open(**WAITS) as w:
+                await w.ask("text")
+                assert isinstance(w.errors()["text"], carpool.RequestFailed)
+        assert sent(w) == 1
+        assert at.files("segment*") == set()
+
+
+@pytest.mark.parametrize("again", ["at once", "in the next process"])
+@pytest.mark.parametrize("batch", ["expires", "fails"])
+async def test_who_went_is_told_too_where_the_batch_fails_after_the_live_call(
+    tmp_path: Path, batch: str, again: str
+) -> None:
+    troubles = {"expires": Troubles(expiring=1), "fails": Troubles(failed_validation=1)}
+    async with site(tmp_path, pace=Pace(validating=200, running=600, window=80_000), troubles=troubles[batch]) as at:
+        at.transport = Tampering(at.emulator.app, to_live_calls(LOST))
+        async with at.open(retry=carpool.Retry(max_attempts=1, max_expiries=1), **LIVE) as w:
+            await expire(w, "text")
+            w.settled.clear()
+            await anyio.sleep(86_400)
+            if again == "at once":
+                await w.ask("text")
+                assert isinstance(w.errors()["text"], carpool.CarpoolError)
+        if again != "at once":
+            async with at.open(**WAITS) as w:
+                await w.ask("text")
+                assert isinstance(w.errors()["text"], carpool.CarpoolError)
+        assert sent(w) == 1
+
+
 async def test_what_was_answered_live_beside_a_batch_that_runs_on_is_settled_once(tmp_path: Path) -> None:
     async with site(tmp_path, pace=SLOW) as at:
         async with anyio.create_task_group() as tasks, at.interrupted(escalate="live") as w:

@@ -43,6 +43,11 @@ class Callers:
     def __contains__(self, number: int) -> bool:
         return number in self._waiters or (len(self._spans) > 0 and number in self._spans)
 
+    def awaits(self, number: int) -> bool:
+        """Tell whether somebody waits for a call, and is not just going."""
+        waiter = self._waiters.get(number)
+        return number in self._spans if waiter is None else not waiter.done()
+
     @property
     def are_bounded(self) -> bool:
         """Tell whether there is a budget."""

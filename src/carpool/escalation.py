@@ -71,7 +71,8 @@ class Escalation:
     async def _send_some(self, lane: Lane, rows: Iterator[Run]) -> None:
         for run in rows:
             async with self._at_once:
-                self._feed(await self._send_one(lane, run))
+                ended = await self._send_one(lane, run)
+                self._feed(structs.replace(ended, awaited=self._is_awaited(ended.row)))
 
     async def _send_one(self, lane: Lane, run: Run) -> LiveEnded:
         """Send a row; whatever goes wrong is told to the engine, as others wait for other answers."""

@@ -248,7 +248,7 @@ class Intake:
 
     def is_awaited(self, row: int) -> bool:
         """Tell whether somebody waits for a row."""
-        return (row if self.resumption is None else self.resumption.number(row)) in self._callers
+        return self._callers.awaits(row if self.resumption is None else self.resumption.number(row))
 
     @property
     def deadline(self) -> float:

@@ -144,6 +144,7 @@ class Endings:
     def end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
         """Settle whatever is left of a batch with one failure and drop it."""
         rest = self._rest(batch)
+        self._escalations.keep_lost(batch.lane, rest.drop(self._escalations.unheard(batch)))
         failed = self._fail(batch, batch.open.intersection(_numbers(rest)), failure)
         dropped = self._batches.drop(batch, list(rest), now, keep_files=keep_files)
         return [*failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
@@ -192,7 +193,7 @@ class Endings:
     ) -> list[Command]:
         """Send what is left of a batch again, but for what has failed so too often."""
         attempt = attempt_by(failure, batch.remote_id)
-        left = batch.open - self._escalations.part(batch)
+        left = batch.open - self._escalations.part(batch) - self._escalations.unheard(batch)
         newest = {row: self._last(batch, row, attempt) for row in left}
         last = set() if batch.revoked else {row for row in left if self._retries.is_last(row, newest[row])}
         missing = last - batch.failed.keys()
@@ -223,9 +224,9 @@ class Endings:
         left = batch.open.intersection(_numbers(rest)).difference(without)
         lost = {row for row in left if self._escalations.is_lost(row)}
         stopped = left - lost if batch.revoked else frozenset[int]()
-        if batch.asked is not None:  # whoever asks is told
-            self._escalations.keep_lost(rest.drop(lost - batch.asked))
-            lost &= batch.asked
+        unheard = lost & self._escalations.unheard(batch)  # whoever asks is told
+        self._escalations.keep_lost(batch.lane, rest.drop(unheard))
+        lost -= unheard
         ends = ((lost, LOST), (stopped, ON_PURPOSE))
         failed = [Fail(batch.remote_id, frozenset(rows), failure) for rows, failure in ends if rows]
         self._lanes.ended(batch.lane, failed=len(lost) + len(stopped))

@@ -91,7 +91,7 @@ class Engine:
         self._lanes = Lanes(timing, limits, self._agenda, numbered, canary)
         self._batches = Batches(self._lanes, self._agenda, timing.lookup)
         self._retries = Retries(retry)
-        self._escalations = Escalations(self._lanes, self._batches)
+        self._escalations = Escalations(self._lanes, self._batches, keeps=keeps)
         self._endings = Endings(pool, timing, self._batches, self._lanes, self._retries, self._escalations)
         self._checking = Checking(timing, self._abandon, self._batches, self._lanes, self._endings, self._agenda)
         self._recovery = Recovery(pool, self._lanes, self._batches, self._escalations)

@@ -1,6 +1,7 @@
 """Rows that are sent live, because their time runs out before their batch ends: each once, whatever becomes of it."""
 
 from collections.abc import Iterable
+from itertools import chain
 
 from ..models import Failure, Lane, Run
 from .batch import Batch, Stage
@@ -14,16 +15,21 @@ LOST = Failure("expired", "The request was sent live before its timeout, and no 
 
 
 class Escalations:
-    """Take rows out of the queue where they wait, and follow those that travel in a batch as well."""
+    """Take rows out of the queue where they wait, and follow those that travel in a batch as well.
 
-    def __init__(self, lanes: Lanes, batches: Batches) -> None:
+    Where a journal `keeps` them, those sent in vain stay known until somebody is told: who asks for one anew would have
+    it sent live, and billed, twice.
+    """
+
+    def __init__(self, lanes: Lanes, batches: Batches, *, keeps: bool) -> None:
         self._lanes = lanes
         self._batches = batches
+        self._keeps = keeps
         self._sent: set[int] = set()  # all that ever were
         self._flying: dict[int, tuple[Lane, Run]] = {}  # of which the live call is under way
         self._alone: set[int] = set()  # of these, those that are in no batch
         self._packing: set[int] = set()  # rows that are sent once their packing is recorded
-        self._lost: dict[int, Run] = {}  # rows of an earlier time, in no batch, whose live call came to nothing
+        self._lost: dict[int, tuple[Lane, Run, LiveEnded]] = {}  # in no batch, sent in vain, and nobody heard
 
     # --- sending
 
@@ -70,8 +76,12 @@ class Escalations:
     def ended(self, event: LiveEnded, now: float) -> list[Command]:
         """Settle a row by its live answer, unless its batch was faster, or may still have a better one."""
         lane, run = self._flying.pop(event.row)
+        unheard = self._keeps and not event.awaited and not (event.answer is not None and event.answer.ok)
         if event.row in self._alone:
             self._alone.discard(event.row)
+            if unheard:
+                self._lost[event.row] = lane, run, event
+                return []
             return [self._settle(lane, event), *self._lanes.settled([run])]
         batch = next((batch for batch in self._batches if batch.holds((event.row,))), None)
         if event.answer is not None and event.answer.ok:
@@ -80,7 +90,7 @@ class Escalations:
             batch.settle(event.row, well=True)
             batch.lived.add(event.row)
             return [self._settle(lane, event)]
-        if batch is None or event.row not in batch.escaped:
+        if batch is None or event.row not in batch.escaped or unheard:
             return []
         batch.settle(event.row, well=False)
         return [self._settle(lane, event)]
@@ -102,6 +112,11 @@ class Escalations:
         """Tell whether a row was sent live in vain: it has its batch only."""
         return row in self._sent and row not in self._flying
 
+    def unheard(self, batch: Batch) -> set[int]:
+        """Give the rows of a batch that were sent live in vain and that nobody awaits: they end when somebody asks."""
+        unasked = batch.abandoned if batch.asked is None else batch.open - batch.asked
+        return {row for row in unasked & batch.open if self.is_lost(row)} if self._keeps and self._sent else set()
+
     # --- what an earlier process left
 
     def remember(self, event: Escalated) -> None:
@@ -113,7 +128,8 @@ class Escalations:
         for batch in batches:
             if batch.stage is Stage.PACKED:
                 self.leave(batch)
-        self.keep_lost(self._lanes.forget_dormant(self._sent))
+        for lane, runs in self._lanes.forget_dormant(self._sent):
+            self.keep_lost(lane, runs)
 
     def leave(self, batch: Batch) -> None:
         """Let rows that an earlier process sent live leave a batch that was not created."""
@@ -121,16 +137,16 @@ class Escalations:
         if self._sent:
             batch.escaped |= batch.holds(sorted(self._sent))
 
-    def keep_lost(self, runs: Iterable[Run]) -> None:
+    def keep_lost(self, lane: Lane, runs: Iterable[Run]) -> None:
         """Keep rows that were sent live in vain, and that nobody has asked for again, until somebody does."""
-        for run in runs:
-            self._lost |= {single.rows[0]: single for single in singles(run)}
+        for single in chain.from_iterable(map(singles, runs)):
+            self._lost[single.rows[0]] = lane, single, LiveEnded(single.rows[0])
 
     def asked(self, rows: Iterable[int]) -> tuple[set[int], list[Command]]:
         """Hear that rows are asked for again; says which are here, and fails those that were sent live in vain."""
         here = self._alone.intersection(rows)
-        lost = self._lost.keys() & rows
-        if not lost:
-            return here, []
-        failed = Fail(None, frozenset(lost), LOST)
-        return here | lost, [failed, *self._lanes.settled([self._lost.pop(row) for row in lost])]
+        lost = sorted(self._lost.keys() & rows)
+        commands: list[Command] = []
+        for lane, run, event in map(self._lost.pop, lost):
+            commands += [self._settle(lane, event), *self._lanes.settled([run])]
+        return here.union(lost), commands

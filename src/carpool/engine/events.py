@@ -191,12 +191,16 @@ class Escalated(msgspec.Struct, frozen=True, gc=False):
 
 
 class LiveEnded(msgspec.Struct, frozen=True, gc=False):
-    """Fact: the live call of a row came to an answer, which lies in the file `file`, or to a failure."""
+    """Fact: the live call of a row came to an answer, which lies in the file `file`, or to a failure.
+
+    `awaited` says whether a caller was still there to hear of it.
+    """
 
     row: int
     answer: Row | None = None
     file: str | None = None
     failure: Failure | None = None
+    awaited: bool = True
 
 
 class Spent(msgspec.Struct, frozen=True, gc=False):

@@ -133,9 +133,9 @@ class Lanes:
         self[event.lane].dormant.append(event.run)
         self[event.lane].rich |= event.rich
 
-    def forget_dormant(self, rows: Collection[int]) -> list[Run]:
+    def forget_dormant(self, rows: Collection[int]) -> list[tuple[Lane, list[Run]]]:
         """Take rows of an earlier time out that are not to be sent."""
-        return [run for state in self._lanes.values() for run in state.dormant.drop(rows)] if rows else []
+        return [(lane, list(state.dormant.drop(rows))) for lane, state in self._lanes.items()] if rows else []
 
     def remember_packed(self, event: Packed, key: str, at: float) -> Iterator[int]:
         """Take note of a batch of an earlier time, whose number may be of another's span; gives its unsettled rows."""
