@@ -3,12 +3,12 @@
 import pytest
 import vocabulary
 
-from benchmarks import limited, recovery, scheduling, transport
+from benchmarks import limited, recovery, scheduling, transport, trickle
 
 
 @pytest.mark.parametrize("scenario", scheduling.SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_engine_keeps_the_bars_of_the_simulation(scenario: scheduling.Scenario) -> None:
-    ratio, figures = scheduling.compare(scenario, 3, policies=("carpool",))["carpool"]
+    ratio, figures = scheduling.compare(scenario, 2, policies=("carpool",))["carpool"]
     assert scheduling.kept(scenario, ratio, figures), (ratio, figures)
 
 
@@ -34,3 +34,18 @@ def test_open_batches_are_recovered_within_the_bars() -> None:
 def test_a_transport_adds_little_to_the_cost_of_a_call() -> None:
     direct, added = transport.run(1_000, 3)
     assert added < direct / 2  # the bar of `make bench` is 15 us; a busy machine is no place to hold it
+
+
+def test_calls_that_trickle_for_a_day_travel_together_within_the_settings() -> None:
+    assert trickle.kept(trickle.trickle(1), trickle.DAY)
+
+
+def test_many_lanes_that_trickle_share_the_creations_of_an_hour() -> None:
+    """Sixty lanes, for each of which the creations of an hour give a batch in 400 seconds."""
+    shell = trickle.many_lanes(60, trickle.HOUR / 2, 600)
+    longest = [0.0] * 60
+    for lane, wait in zip(shell.lanes, shell.waits, strict=True):
+        longest[lane] = max(longest[lane], wait)
+    assert trickle.busiest_hour(shell.created_at) <= 600
+    assert max(longest) <= 410
+    assert min(longest) >= 350

@@ -59,7 +59,7 @@ async def test_the_same_program_is_answered_from_disk(tmp_path: Path) -> None:
                 await w.ask_all(texts(100))
                 assert anyio.current_time() == start
             assert w.answers() == {text: text for text in texts(100)}
-            assert w.pool.stats() == carpool.Stats(100, 100, 0, 0, ())
+            assert w.pool.stats() == carpool.Stats(100, 100, 0, 0, (), state="closed")
         assert len(at.transport.requests) == asked
     assert runs(at) == {1}
 

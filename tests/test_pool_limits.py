@@ -117,6 +117,7 @@ def test_impossible_limits_are_refused(wrong: dict[str, Any]) -> None:
         carpool.Pool("key", "http://emulator/v1", **wrong)
 
 
+@pytest.mark.parametrize("virtual_backend", ["asyncio"], indirect=True)  # no matter of the event loop
 async def test_a_tier_that_was_raised_is_found_within_a_day_at_the_cost_of_a_refusal() -> None:
     asked = texts(900, words=1)
     limit = work_of(asked) // 30
@@ -194,6 +195,7 @@ async def test_a_request_above_a_limit_that_is_learned_is_refused_when_it_is_lea
 # --- who counts otherwise
 
 
+@pytest.mark.parametrize("virtual_backend", ["asyncio"], indirect=True)  # no matter of the event loop
 @pytest.mark.parametrize("factor", [1.4, 0.7])
 @pytest.mark.parametrize("told", ["by the batch", "by the rows", "not at all"])
 async def test_a_provider_that_counts_otherwise_is_kept_pace_with(factor: float, told: str) -> None:

@@ -14,7 +14,6 @@ class Answers:
     def __init__(self) -> None:
         self._gathering: dict[str, dict[str, Settled]] = {}  # by batch and file
         self._recording: list[Settled] = []
-        self.kept = 0  # of this process, that the journal knows or is to know
 
     def add(self, command: Settle, well: Iterable[bool], delivered: Iterable[object]) -> None:
         """Note where rows lie, which of them are answers, and whether callers were given them."""
@@ -36,7 +35,6 @@ class Answers:
         """Take out what is known of a batch that is over, to be recorded."""
         taken = [*self._gathering.pop(batch_id or "", {}).values()]
         self._recording += taken
-        self.kept += sum(settled.marks.count(mark) for settled in taken for mark in (ANSWERED, ANSWERED | DELIVERED))
         return taken
 
     def recorded(self, facts: Iterable[Stamped]) -> None:

@@ -11,12 +11,18 @@ _FEW = 1_000
 # flex tier minutes (contracts A8).
 _MARGINS: dict[Escalate, tuple[float, float]] = {"live": (0.25, 120.0), "flex": (0.5, 900.0)}
 _FLEXIBLE = frozenset({"/v1/chat/completions", "/v1/responses"})
+_LINGER = 0.1  # the share of a timeout that a call may wait for others, to travel with them
 
 
 def margin(timeout: float, tier: Escalate) -> float:
     """Give how many seconds before its timeout is over a call is sent live."""
     share, most = _MARGINS[tier]
     return min(share * timeout, most)
+
+
+def pack_by(timeout: float, now: float) -> float:
+    """Give the time by which a call should be packed, so that its timeout is left for the batch."""
+    return now + _LINGER * timeout
 
 
 def may_escalate(endpoint: str, tier: Escalate) -> bool:
@@ -44,10 +50,10 @@ class Deadlines:
         """Give the earliest deadline; math.inf where there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
-    def due(self, now: float) -> list[int]:
-        """Take out the calls whose time is over."""
+    def due(self, now: float, most: float = math.inf) -> list[int]:
+        """Take out the calls whose time is over, no more than so many."""
         due: list[int] = []
-        while self._heap and self._heap[0][0] <= now:
+        while self._heap and self._heap[0][0] <= now and len(due) < most:
             _, number = heapq.heappop(self._heap)
             if self._waits(number):
                 due.append(number)

@@ -7,10 +7,11 @@ actual (contracts A9).
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from importlib import resources
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import msgspec
 
@@ -118,22 +119,44 @@ def _newest(rows: Iterable[TableLimit]) -> TableLimit | None:
     return max(rows, key=lambda row: row.as_of, default=None)
 
 
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """Know the user's settings `tier` and `limits`, and say what they come to for a queue.
+    """Name an account's enqueued-token limits, and the share of them that is one pool's.
 
-    Raises `ConfigurationError` for a tier that does not exist, or limits that are no tokens by model.
+    `tokens` are by model, family or "*" for all others. A pool keeps to `share` (above 0, at most 1) of every limit,
+    whoever names it, and of the creations an hour: for pools that share an account and no journal, such as those of
+    four machines, each of which has 0.25. Raises `ConfigurationError` for what makes no sense.
     """
 
-    def __init__(self, tier: str | None = None, limits: Mapping[str, int] | None = None) -> None:
-        self._tier = _checked_tier(tier)
-        self._limits = _checked_limits(limits)
+    tokens: Mapping[str, int] | None = None
+    share: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", _checked_limits(self.tokens))
+        _check_share(self.share)
+
+
+class KnownLimits:
+    """Know the user's settings `tier` and `limits`, and say what they come to for a queue.
+
+    `share` is for limits that name none. Raises `ConfigurationError` for a tier that does not exist, or limits that are
+    no tokens by model.
+    """
+
+    def __init__(
+        self, tier: str | None = None, limits: Mapping[str, int] | Limits | None = None, *, share: float = 1.0
+    ) -> None:
+        given = limits if isinstance(limits, Limits) else Limits(limits, share=share)
+        self.tier = _checked_tier(tier)
+        self.share = given.share
+        self._limits = given.tokens or {}
 
     def of(self, queue: Queue) -> Iterator[tuple[int, Literal["user", "table"]]]:
         """Give the limits of a queue, in tokens: the user's own number, and the table's for the tier."""
         number = user_limit(self._limits, queue.model)
         if number is not None:
             yield number, "user"
-        row = table_limit(queue.model, self._tier, long=queue.long) if self._tier else None
+        row = table_limit(queue.model, self.tier, long=queue.long) if self.tier else None
         if row is not None:
             yield row.tokens, "table"
 
@@ -160,6 +183,12 @@ def _checked_tier(tier: str | None) -> Tier | None:
         if tier == known:
             return known
     raise ConfigurationError(f"tier must be one of {', '.join(TIERS)}, or None; got {tier!r}")
+
+
+def _check_share(share: Any) -> None:
+    number = isinstance(share, int | float) and not isinstance(share, bool)
+    if not number or not 0 < share <= 1:
+        raise ConfigurationError(f"share must be a number above 0, at most 1; got {share!r}")
 
 
 def _checked_limits(limits: Mapping[str, int] | None) -> dict[str, int]:

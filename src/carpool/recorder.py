@@ -4,19 +4,23 @@ While one group is written the next gathers, so a fast disk makes small groups a
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Protocol
 
-from .engine.commands import Cancel, Command, Create, Delete, Discard, Fail, SendLive, Upload
-from .engine.events import Accepted, Discarded, Event, Failed, LiveEnded, Settled, unanswered
+from msgspec import structs
+
+from .engine.commands import Cancel, Claim, Command, Create, Delete, Discard, Fail, SendLive, Upload
+from .engine.events import Accepted, Discarded, Event, Failed, GivenUp, LiveEnded, Settled, unanswered
 from .errors import JournalError
 from .journal import Journal, Stamped
 from .models import Failure
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.recorder")
 
 # What would be wrong, or lost, if the facts before it were forgotten. Whatever else is commanded asks or settles.
-DEPENDENT = (Upload, Create, Cancel, Delete, Discard, SendLive)
+DEPENDENT = (Upload, Claim, Create, Cancel, Delete, Discard, SendLive)
 
 
 def implied(command: Command) -> list[Event]:
@@ -24,6 +28,8 @@ def implied(command: Command) -> list[Event]:
     match command:
         case Fail(for_good=True):
             return [unanswered(command.numbers, command.batch_id)]
+        case Fail():
+            return [GivenUp(command.numbers)]
         case Discard():
             return [Discarded(command.segment)]
     return []
@@ -107,6 +113,16 @@ class Recorder:
                 JournalError(f"Requests cannot be kept: {exc}. Free some room, and start again: nothing is lost.")
             )
 
+    async def _claim(self, command: Claim) -> None:
+        """Ask for room for a batch, by the clock of the wall: ours stands still while the machine sleeps."""
+        try:
+            claimed = await self._journal.claim_room(structs.replace(command, at=time.time()))
+        except JournalError as exc:
+            self.lose(exc)
+            self._host.feed(Failed(command.keys, Failure("disk", str(exc))))
+        else:
+            self._host.feed(claimed)
+
     def lose(self, error: JournalError) -> None:
         """Take note that facts cannot be kept any more."""
         if self.broken is None:
@@ -115,9 +131,11 @@ class Recorder:
             self._host.lost(error)
 
     def _go_on(self, command: Command) -> None:
-        if self.broken is None:
+        if self.broken is None and isinstance(command, Claim):
+            self._host.begin(partial(self._claim, command))
+        elif self.broken is None:
             self._host.perform(command)
-        elif isinstance(command, Upload | Create):
+        elif isinstance(command, Upload | Claim | Create):
             self._host.feed(Failed(command.keys, Failure("disk", str(self.broken))))
         elif isinstance(command, SendLive):
             for row in (row for run in command.runs for row in run.rows):

@@ -11,7 +11,7 @@ from .perform import drive
 from .providers import Provider
 from .wire import Wire
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.recover")
 
 
 async def recover(collector: Collector, journal: Journal, provider: Provider, wire: Wire) -> None:
@@ -19,7 +19,8 @@ async def recover(collector: Collector, journal: Journal, provider: Provider, wi
 
     Raises `JournalError`, also where batches are under way that this key does not know; `AuthenticationFailed`.
     """
-    await take_over(collector, journal)
+    if collector.adoption is not None:
+        await collector.adoption.take_over()
     lanes = collector.lanes()
     answered, _, last_at = await journal.summary()
     last = "" if last_at is None else f" (the last {datetime.fromtimestamp(last_at):%Y-%m-%d %H:%M})"
@@ -28,10 +29,12 @@ async def recover(collector: Collector, journal: Journal, provider: Provider, wi
     await _check_key(journal, provider, wire)
 
 
-async def take_over(collector: Collector, journal: Journal) -> None:
-    """Take over what processes left that have died."""
-    told = [entry async for chunk in journal.load() for entry in chunk]
-    collector.replay(told, answered=(await journal.summary()).answered)
+async def follow_key(journal: Journal, provider: Provider, wire: Wire) -> None:
+    """Note the mark of a key that came while the journal is open; where it is of another account, say so and go on."""
+    try:
+        await _check_key(journal, provider, wire)
+    except (JournalError, AuthenticationFailed) as exc:
+        log.warning("the API key has changed, and is not taken for the journal's own: %s", exc)
 
 
 async def _check_key(journal: Journal, provider: Provider, wire: Wire) -> None:

@@ -5,7 +5,7 @@ given. So equal prompts of one run stay separate samples, and the same program, 
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from itertools import groupby
@@ -15,7 +15,7 @@ import anyio
 
 from .answers import Answers
 from .callers import Callers
-from .engine.events import Asked, Delivered, Event
+from .engine.events import Asked, Delivered, Event, Wanted
 from .errors import JournalError
 from .journal import DIGEST, Journal, Known, Place
 from .naming import shard_of
@@ -25,6 +25,7 @@ from .providers import Provider
 from .spool import CHUNK, Spool
 
 _NUMBER = b"a number"  # stands behind a key that is one
+_SUBMITTED = b"a submit"  # and behind the row of a submission, which no call is ever given
 
 Reuse: TypeAlias = Literal["always", "undelivered", "never"]
 
@@ -40,6 +41,8 @@ class Deferred(NamedTuple):
     long: bool
     priority: int
     digest: bytes
+    pack_by: float
+    keyed: bool = False  # by a text of the caller's own
 
 
 def digest_of(endpoint: str, body: bytes, key: str | int | None) -> bytes:
@@ -56,6 +59,11 @@ def digest_of(endpoint: str, body: bytes, key: str | int | None) -> bytes:
     return digest.digest()
 
 
+def digest_of_submission(row: int) -> bytes:
+    """Give what the request of a submission is kept under: nobody asks for it."""
+    return row.to_bytes(8, sys.byteorder) + _SUBMITTED
+
+
 @cache
 def _digest_of(endpoint: str) -> blake2b:
     return blake2b(endpoint.encode() + b"\0", digest_size=DIGEST, person=b"body")
@@ -64,7 +72,8 @@ def _digest_of(endpoint: str) -> blake2b:
 class Resumption:
     """Look calls up in the journal; `answers` are those that it does not know yet; `accept` takes what is new.
 
-    `running` says which rows are in batches that were created: they are paid for in any case.
+    `running` says which rows are in batches that were created: they are paid for in any case. `adopt` takes over what
+    processes left that have died, and `wait` keeps calls to be looked up again: their rows are under way elsewhere.
 
     `reuse` "undelivered" gives again only what no caller ever received, "never" nothing. `looks` says whether there may
     be anything to be found.
@@ -80,6 +89,8 @@ class Resumption:
         accept: Callable[[Deferred], None],
         feed: Callable[[Event], None],
         running: Callable[[Collection[int]], Collection[int]],
+        adopt: Callable[[], Awaitable[None]],
+        wait: Callable[[Deferred], None],
         reuse: Reuse,
     ) -> None:
         self._journal = journal
@@ -90,6 +101,8 @@ class Resumption:
         self._accept = accept
         self._feed = feed
         self._running = running
+        self._adopt = adopt
+        self._wait = wait
         self._reuse = reuse
         self.looks = False
         self._shard = shard_of(journal.numbered)
@@ -107,6 +120,10 @@ class Resumption:
     def begin(self) -> None:
         """Look calls up from now on: there is something to be found."""
         self.looks = self._reuse != "never"
+
+    def seeks(self, key: str | int | None) -> bool:
+        """Tell whether a call is to be looked up: one with a text for a key may just have been made elsewhere."""
+        return self.looks or (isinstance(key, str) and self._reuse != "never")
 
     def numbers(self, rows: Sequence[int]) -> Sequence[int]:
         """Give the calls that await rows that have come to an end."""
@@ -143,6 +160,11 @@ class Resumption:
         self._note(back, back, received=False)
         if back:
             self.begin()
+
+    def forget(self, rows: Iterable[int]) -> None:
+        """Note that rows came to an end without an answer: no call may take them any more."""
+        if self._left:
+            self._left.difference_update(rows)
 
     def rows(self, numbers: Iterable[int]) -> list[int]:
         """Give the rows that calls await."""
@@ -194,19 +216,35 @@ class Resumption:
 
     # --- looking up
 
-    async def look_up(self, calls: list[Deferred]) -> None:
+    async def look_up(self, calls: Sequence[Deferred]) -> None:
         """Settle calls with answers of an earlier time, let them await what is under way, or accept them anew."""
         try:
             async with self._looking:
                 while calls:
-                    known = await self._journal.find({call.digest for call in calls})
-                    calls = await self._resume(calls, known)
+                    calls = await self._resume(calls, *await self._find(calls))
         except JournalError as exc:
             for call in calls:
                 self._callers.refuse(call.number, JournalError(*exc.args))
 
-    async def _resume(self, calls: list[Deferred], known: dict[bytes, list[Known]]) -> list[Deferred]:
-        """Gives the calls that are to be looked up again."""
+    async def _find(self, calls: Sequence[Deferred]) -> tuple[dict[bytes, list[Known]], Collection[int]]:
+        """Find requests, and say which of them are under way in other living processes; of the dead, take all over."""
+        digests = {call.digest for call in calls}
+        known = await self._journal.find(digests)
+        theirs = self._of_others(known)
+        if not theirs:
+            return known, ()
+        await self._adopt()
+        under_way = await self._journal.under_way([row for row in theirs if not self._journal.holds(row)])
+        return await self._journal.find(digests), under_way  # in this order: they may be answered meanwhile
+
+    def _of_others(self, known: dict[bytes, list[Known]]) -> list[int]:
+        rows = [row for requests in known.values() for row, place in requests if place is None]
+        return [row for row in rows if not self._journal.holds(row)]
+
+    async def _resume(
+        self, calls: Sequence[Deferred], known: dict[bytes, list[Known]], elsewhere: Collection[int]
+    ) -> list[Deferred]:
+        """Gives the calls that are to be looked up again; `elsewhere` are the rows that others have under way."""
         answered: list[tuple[int, int, Place]] = []
         asked: dict[int, Deferred] = {}
         # What is not answered may wait still, since its caller went: it comes last, for it is yet to be paid. What one
@@ -216,7 +254,9 @@ class Resumption:
         found = [self._choose(rest.get(call.digest, ())) for call in waiting]
         running = self._running([request.row for request in found if request is not None and request.place is None])
         for call, chosen in zip(waiting, found, strict=True):  # in their order: who comes first has the money
-            if chosen is None:
+            if self._must_wait(call, chosen, known, elsewhere, running):
+                self._wait(call)
+            elif chosen is None:
                 self._accept(call)
             elif chosen.place is not None:
                 answered.append((call.number, *chosen))  # type: ignore[arg-type]
@@ -230,6 +270,22 @@ class Resumption:
             self._doubt(row)
         await self._give(answered, in_hand.keys())
         return again
+
+    def _must_wait(
+        self,
+        call: Deferred,
+        chosen: Known | None,
+        known: dict[bytes, list[Known]],
+        elsewhere: Collection[int],
+        running: Collection[int],
+    ) -> bool:
+        """Tell whether a call with a key waits for what is under way elsewhere: what is here is yet to be paid."""
+        if not (elsewhere and call.keyed) or (chosen is not None and (chosen.place or chosen.row in running)):
+            return False
+        waits = any(row in elsewhere for row, place in known.get(call.digest, ()) if place is None)
+        if waits and chosen is not None:
+            self._put_back(chosen.row)
+        return waits
 
     def _can_afford(self, call: Deferred, row: int) -> bool:
         """Refuse a call for which there is no money, and whose row is yet to be paid."""
@@ -245,10 +301,20 @@ class Resumption:
             self.attach(call.number, row)
         self._missing = ()
         if asked:
-            self._feed(Asked(tuple(asked)))
+            self._feed(Asked(tuple(asked), min(call.pack_by for call in asked.values())))
         for row in self._missing:
             self._detach(asked[row].number, row)
+        self._want(asked)
+        if self._callers.seen is not None:
+            for row in asked.keys() - set(self._missing):
+                self._callers.seen.resumed(asked[row].number, row, None, answered=False)
         return set(self._missing)
+
+    def _want(self, asked: Mapping[int, Deferred]) -> None:
+        """Let others wait for what comes of rows that are asked for by a key, as for rows of this process's own."""
+        rows = [row for row, call in asked.items() if call.keyed and row in self._number_of]
+        if theirs := tuple(row for row in rows if shard_of(row) != self._shard):
+            self._feed(Wanted(theirs))
 
     def _doubt(self, row: int) -> None:
         """Look for a row once more: it may have been answered, and recorded, since it was looked for."""
@@ -291,6 +357,8 @@ class Resumption:
             self._put_back(row)
             self._callers.refuse(number, _unreadable(place.file, exc))
             return None
+        if self._callers.seen is not None:
+            self._callers.seen.resumed(number, row, place.batch_id, answered=True)
         if self._callers.give(number, response_of(answer, place.batch_id)) is True:
             return row
         self._put_back(row)

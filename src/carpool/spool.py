@@ -6,6 +6,7 @@ a crash of the machine before a fact refers to it.
 """
 
 import fcntl
+import math
 import os
 import shutil
 import tempfile
@@ -32,12 +33,16 @@ Range = tuple[int, int, int]  # segment, offset, length
 
 
 class Report(NamedTuple):
-    """Tell of rows that were added to a lane; `rich` when some may hold images or files."""
+    """Tell of rows that were added to a lane; `rich` when some may hold images or files.
+
+    Some should be packed by the time `pack_by`, math.inf where there is no hurry.
+    """
 
     lane: Lane
     run: Run
     rich: bool
     digests: bytes
+    pack_by: float
 
 
 class _Chunk(NamedTuple):
@@ -66,6 +71,7 @@ class _Tail:
         "frame",
         "inputs",
         "lines",
+        "pack_by",
         "rich",
         "rows",
         "segment",
@@ -92,6 +98,7 @@ class _Tail:
         self.inputs = array("I") if self.count_inputs else None
         self.rich = False
         self.digests: list[bytes] = []
+        self.pack_by = math.inf
 
 
 class Spool:
@@ -127,10 +134,11 @@ class Spool:
         long: bool = False,
         priority: int = 0,
         digest: bytes | None = None,
+        pack_by: float = math.inf,
     ) -> None:
         """Append a line to its lane's spool; `inputs` is 0 where the endpoint does not count them.
 
-        `digest` is what a journal knows the request by; all lines have one, or none has.
+        `digest` is what a journal knows the request by; all lines have one, or none has. It should be packed by a time.
         """
         lane = endpoint, model, long, priority
         tail = self._tails.get(lane)
@@ -149,6 +157,8 @@ class Spool:
             tail.digests.append(digest)
         if not tail.rich and _RICH in line:
             tail.rich = True
+        if pack_by < tail.pack_by:
+            tail.pack_by = pack_by
         if tail.end - tail.unwritten >= CHUNK or tail.end >= SEGMENT:
             self._close_full(lane, tail)
 
@@ -211,7 +221,7 @@ class Spool:
     def _report(self, lane: Lane, tail: _Tail) -> None:
         if tail.rows:
             run = Run(tail.segment, tail.unreported, tail.rows, tail.sizes, tail.inputs)
-            self._reports.append(Report(lane, run, tail.rich, b"".join(tail.digests)))
+            self._reports.append(Report(lane, run, tail.rich, b"".join(tail.digests), tail.pack_by))
             tail.report()
 
     def _seal(self, tail: _Tail) -> None:
@@ -304,6 +314,7 @@ class Spool:
     def _write(self, chunks: list[_Chunk]) -> None:
         for chunk in chunks:
             self._save(segment_name(chunk.segment), chunk.offset, b"".join(chunk.lines))
+            chunk.lines.clear()  # here: to let go of tens of thousands takes the event loop as many microseconds
 
     def _save(self, name: str, offset: int, content: bytes) -> None:
         # At its own offset: what a failed try left behind is written over.

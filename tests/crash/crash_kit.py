@@ -15,10 +15,12 @@ import crash_child
 import msgspec
 from crash_child import BAD, TIGHT, TOKENS, Asked, Orders, Report
 
+from carpool.journal.sqlite.peek import look
 from carpool.testing import Books, Pace, Refused, echo
 
 SIDE_BY_SIDE = 4  # children: they mostly wait
-SAMPLED = 241  # without CARPOOL_CRASH, one instant in so many is tried
+_HELD = "SELECT number FROM claim WHERE number NOT IN (SELECT number FROM batch WHERE done_at IS NULL)"
+SAMPLED = 337  # without CARPOOL_CRASH, one instant in so many is tried
 
 Check = Callable[["Children", int], tuple[bool, list[str]]]
 """Let children die at an instant, and say whether they did not, and what was wrong."""
@@ -122,9 +124,11 @@ def is_good(text: str) -> bool:
 
 
 def inspect(folder: Path) -> list[str]:
-    """Say what is left in a journal's folder besides the database and the answers."""
-    return [
+    """Say what is left in a journal's folder besides the database and the answers, and which room nobody needs."""
+    held = look(folder, lambda reader: [*reader.rows(_HELD)])
+    files = [
         f"{path.name} is left in the folder"
         for path in folder.iterdir()
         if path.name != "journal.sqlite" and not path.name.startswith("download-")
     ]
+    return files + [f"batch {number} is over, and holds room in its queue" for (number,) in held or ()]

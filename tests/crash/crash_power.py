@@ -74,7 +74,7 @@ def let_go(folder: Path, connections: list[sqlite3.Connection]) -> None:
 
 def keep_connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
     """Keep the connections that are opened, to be closed when their process dies; of which nobody need hear."""
-    monkeypatch.setattr(logging.getLogger("carpool"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("carpool"), "propagate", False)
     opened: list[sqlite3.Connection] = []
     connect = sqlite3.connect
 

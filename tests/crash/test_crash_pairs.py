@@ -108,6 +108,7 @@ def deaths() -> Iterator[int]:
         instant += stride()
 
 
+@pytest.mark.parametrize("virtual_backend", ["asyncio"], indirect=True)  # no matter of the event loop
 async def test_killed_again_during_the_recovery(tmp_path: Path, connections: list[sqlite3.Connection]) -> None:
     wrong: list[str] = []
     for first in deaths():

@@ -12,6 +12,7 @@ from carpool.config import Canary, Retry, Timing
 from carpool.engine.batch import is_end
 from carpool.engine.commands import (
     Check,
+    Claim,
     Collect,
     Command,
     Count,
@@ -30,6 +31,7 @@ from carpool.engine.events import (
     Accepted,
     Answered,
     Checked,
+    Claimed,
     Collected,
     Counted,
     Created,
@@ -46,7 +48,7 @@ from carpool.engine.events import (
     Uploaded,
 )
 from carpool.engine.lane import LaneStats
-from carpool.engine.ledger import Source
+from carpool.engine.limit import Source
 from carpool.engine.verdicts import has_files
 from carpool.models import (
     BatchProblem,
@@ -55,7 +57,6 @@ from carpool.models import (
     FileLimits,
     Lane,
     NoRoom,
-    Notice,
     PackedBatch,
     Row,
     Run,
@@ -128,7 +129,7 @@ class Shell:
     """Tell an engine of events, feed its records back at once, and keep time, facts and books.
 
     `ends` counts how often each row came to an end, `live` the rows sent live, `discarded` the segments; `notices` are
-    all that was told.
+    all that was told. Where there is a journal, `claim` says what it answers: there is room.
     """
 
     def __init__(
@@ -149,7 +150,8 @@ class Shell:
         self.ends = Counter[int]()
         self.live = Counter[int]()
         self.discarded: list[int] = []
-        self.notices: list[Notice] = []
+        self.notices: list[Tell] = []
+        self.claim: Callable[[Claim], Claimed] | None = granted
         self._offset = 0
         self._ended: dict[str, BatchStatus] = {}
         if tokens is not None:
@@ -166,8 +168,14 @@ class Shell:
             self.facts.append((event, self.now))
         commands: list[Command] = []
         for command in self.engine.handle(event, self.now):
-            commands += self.tell(command.fact) if isinstance(command, Record) else [command]
             self._note(command)
+            match command:
+                case Record(fact=fact):
+                    commands += self.tell(fact)
+                case Claim() if self.claim is not None:
+                    commands += self.tell(self.claim(command))
+                case _:
+                    commands.append(command)
         return commands
 
     def _note(self, command: Command) -> None:
@@ -178,8 +186,8 @@ class Shell:
                 self.live.update(rows_of(runs))
             case Discard(segment=segment):
                 self.discarded.append(segment)
-            case Tell(notice=notice):
-                self.notices.append(notice)
+            case Tell():
+                self.notices.append(command)
 
     def limit(self, tokens: int | None, source: Source = "user", *, lane: Lane = LANE) -> list[Command]:
         """Say how many tokens may be enqueued."""
@@ -312,6 +320,11 @@ class Shell:
         if status_code is None:
             return self.tell(LiveEnded(row))
         return self.tell(LiveEnded(row, Row(f"{POOL}-{row}", status_code, "live", b"{}"), "live.jsonl"))
+
+
+def granted(claim: Claim, *, others: int = 0) -> Claimed:
+    """Say that there is room for a batch, beside what others hold."""
+    return Claimed(claim.key, claim.queue, granted=True, others=others)
 
 
 def _asked(command: Command) -> tuple[str, ...]:

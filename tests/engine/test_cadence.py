@@ -1,6 +1,7 @@
 """How often to ask, how long to back off, how fast to create; and the heap of deadlines."""
 
 import math
+import tracemalloc
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -91,6 +92,15 @@ def test_a_clock_that_goes_back_gives_no_room() -> None:
     assert pace.ready_at(900.0) > 900.0
 
 
+def test_a_time_that_another_clock_gave_is_not_waited_for() -> None:
+    pace = Pace(2_000)
+    for _ in range(200):
+        pace.take(90_000.0)
+    assert pace.ready_at(1_000.0) == pytest.approx(1_002.0)
+    pace.take(1_002.0)
+    assert pace.ready_at(1_002.0) == pytest.approx(1_004.0)
+
+
 @unhurried
 @given(st.lists(st.one_of(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), st.sampled_from("abc"))))
 def test_the_agenda_keeps_the_last_deadline_of_each_name(notes: list[tuple[str, int] | str]) -> None:
@@ -109,3 +119,44 @@ def test_the_agenda_keeps_the_last_deadline_of_each_name(notes: list[tuple[str, 
     assert sorted(due) == sorted(name for name, at in model.items() if at <= 5)
     assert [model[name] for name in due] == sorted(model[name] for name in due)
     assert agenda.next() == min((at for at in model.values() if at > 5), default=math.inf)
+
+
+def test_deadlines_that_were_moved_and_dropped_are_kept_no_longer() -> None:
+    """Those of a queue lie a day ahead, and are dropped with each batch that finds room."""
+    agenda = Agenda[str]()
+    agenda.set("far", 2 * 86_400.0)
+    tracemalloc.start()
+    try:
+        for second in range(20_000):
+            agenda.set("moved", 86_400.0 + second)
+            agenda.set("dropped", 86_400.0 + second)
+            agenda.drop("dropped")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000  # bytes; all of them take four times as many
+    assert agenda.next() == 86_400.0 + 19_999
+    assert agenda.pop(1e9) == ["moved", "far"]
+
+
+def test_batches_are_to_be_larger_the_scarcer_creations_are() -> None:
+    pace = Pace(2_000)
+    seen = []
+    for _ in range(200):
+        seen.append(pace.thrift(0.0))
+        pace.take(0.0)
+    assert seen == [1] * 101 + [2] * 50 + [4] * 49
+    assert pace.thrift(0.0) == 4
+    assert pace.thrift(3_600.0) == 1  # they are to be had again
+
+
+def test_a_creation_that_is_not_made_may_be_made_by_another() -> None:
+    pace = Pace(10)
+    assert pace.ready_at(0.0) == 0.0
+    pace.take(0.0)
+    assert pace.ready_at(0.0) > 0.0
+    pace.put_back()
+    assert pace.ready_at(0.0) == 0.0
+    pace.put_back()  # never above what may be had at once
+    pace.take(0.0)
+    assert pace.ready_at(0.0) > 0.0

@@ -24,7 +24,18 @@ from engine_kit import (
 
 from carpool.config import Canary, Retry
 from carpool.engine.commands import Check, Command, Delete, Fail, Upload
-from carpool.engine.events import Abandoned, Answered, Barred, Checked, Collected, Created, Failed, Flush, Uploaded
+from carpool.engine.events import (
+    Abandoned,
+    Answered,
+    Barred,
+    Checked,
+    Collected,
+    Created,
+    Done,
+    Failed,
+    Flush,
+    Uploaded,
+)
 from carpool.models import BatchProblem, Failure, Lane, Row
 
 ANEW = Retry()
@@ -44,6 +55,15 @@ def in_line(shell: Shell, *rows: int) -> str:
 
 def kinds(shell: Shell) -> list[str]:
     return [notice.kind for notice in shell.notices]
+
+
+def test_a_batch_is_held_until_it_is_over_and_then_says_how_many_of_its_rows_wait_again() -> None:
+    shell = Shell(retry=ANEW)
+    key = shell.opened(1, 2, 3)
+    assert shell.engine.holds(key)
+    shell.finish(key, answer(1), end="expired")
+    assert not shell.engine.holds(key)
+    assert [(fact.key, fact.again) for fact, _ in shell.facts if isinstance(fact, Done)] == [(key, 2)]
 
 
 # --- a model that is not to be had

@@ -21,6 +21,7 @@ from carpool.config import Canary, Retry, Timing
 from carpool.engine.commands import (
     Cancel,
     Check,
+    Claim,
     Collect,
     Command,
     Count,
@@ -43,6 +44,7 @@ from carpool.engine.events import (
     Answered,
     Barred,
     Checked,
+    Claimed,
     Closing,
     Collected,
     Counted,
@@ -57,15 +59,18 @@ from carpool.engine.events import (
     LiveEnded,
     NotFound,
     Packed,
+    Released,
     Returned,
     Revoked,
     Settled,
+    Shared,
     Tick,
     Uncountable,
     Uploaded,
+    Woken,
 )
 from carpool.engine.lane import LaneStats
-from carpool.engine.ledger import Source
+from carpool.engine.limit import Source
 from carpool.models import BatchProblem, BatchStatus, Failure, FileLimits, Lane, NoRoom, PackedBatch, Queue, Row, Run
 
 TIMING = Timing(linger=1, max_linger=3, poll_min=2, poll_max=60, poll_fraction=0.05, lookup=10)
@@ -89,6 +94,7 @@ MILD = ["invalid_url", "invalid_url", "empty_file", "server_error", ""]
 CODES = [*MILD, "model_not_found", "insufficient_quota"]
 FAILURES: dict[type[Step], list[str]] = {
     Upload: ["busy", "lost", "gone", "rejected", "auth", "disk", "failed", "budget"],
+    Claim: ["disk"],
     Create: ["busy", "lost", "gone", "full", "rejected", "auth", "failed", "budget"],
     Find: ["busy", "lost", "auth", "failed"],
     Check: ["busy", "lost", "auth", "failed"],
@@ -187,9 +193,12 @@ class EngineMachine(RuleBasedStateMachine):
         self.tokens: dict[int, int] = {}  # of rows, truly
         self.lost_at: dict[str, float] = {}  # creations that may have happened and were not looked for long enough
         self.looks: dict[str, float] = {}
+        self.claimed: set[str] = set()  # batches for which the journal had room
         self.segments: dict[int, set[int]] = {}
         self.growing: dict[Lane, tuple[int, int]] = {}
         self.discarded: set[int] = set()
+        self.kept: set[int] = set()  # segments of rows that somebody may ask for yet
+        self.unheard: set[int] = set()  # these rows
         self.numbers = self.remote_numbers = 0
         self.remotes: dict[str, Remote] = {}
         self.files: set[str] = set()  # inputs that were uploaded and not deleted
@@ -237,17 +246,24 @@ class EngineMachine(RuleBasedStateMachine):
             if not facts:
                 break
             fact = facts.popleft()
-            match fact:
-                case Packed():
-                    self.see_packed(fact)
-                case Returned(key=key):
-                    assert not self.may_be_created(key), "a batch that may be created is packed anew"
-                    self.open.pop(key, None)  # a creation that was refused for now was to be tried again
-                    self.returned.add(key)
-                case Done():
-                    self.see_done(fact)
+            self.see_fact(fact)
             commands = self.handle(fact)
         self.look_for_given_up()
+        self.look_for_kept()
+
+    def see_fact(self, fact: Fact) -> None:
+        match fact:
+            case Packed():
+                self.see_packed(fact)
+            case Returned(key=key):
+                assert not self.may_be_created(key), "a batch that may be created is packed anew"
+                self.open.pop(key, None)  # a creation that was refused for now was to be tried again
+                self.returned.add(key)
+            case Done():
+                self.see_done(fact)
+            case Released(key=key):
+                assert self.keeps
+                self.claimed.discard(key)
 
     def may_be_created(self, key: str) -> bool:
         """Tell whether a batch is created, or being created."""
@@ -261,6 +277,16 @@ class EngineMachine(RuleBasedStateMachine):
             self.given_up.add(key)
             self.open.pop(key, None)
             assert all(row in self.calls for row, place in self.places.items() if place.batch == key), "not told"
+
+    def look_for_kept(self) -> None:
+        """Take note of rows that were sent live in vain, and are kept for a day, or until somebody asks."""
+        for row in sorted(self.places.keys() & self.engine._escalations._lost.keys()):  # noqa: SLF001 - as below
+            assert self.keeps
+            assert row in self.lived & self.left
+            self.kept.add(self.places[row].segment)
+            self.unheard.add(row)
+            self.abandoned.add(row)
+            self.drop(row)
 
     def is_held(self, key: str) -> bool:
         """Ask the engine for a batch: where all its rows are sent live, no command tells that it is given up."""
@@ -278,8 +304,8 @@ class EngineMachine(RuleBasedStateMachine):
                 self.see_settled(numbers)
             case SendLive():
                 self.see_sent_live(command)
-            case Tell(notice=notice):
-                self.notices[notice.kind, notice.batch_id] += 1
+            case Tell(kind=kind, batch_id=batch_id):
+                self.notices[kind, batch_id] += 1
             case Discard(segment=segment):
                 self.see_discarded(segment)
             case Cancel(remote_id=remote_id):
@@ -288,7 +314,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.files.difference_update(file_ids)
             case Count():
                 self.see_count(command)
-            case Upload() | Create() | Find() | Check() | Collect():
+            case Upload() | Claim() | Create() | Find() | Check() | Collect():
                 self.see_step(command)
 
     def see_packed(self, fact: Packed) -> None:
@@ -321,6 +347,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert fact.key not in self.over
         self.over.add(fact.key)
         self.open.pop(fact.key, None)
+        self.claimed.discard(fact.key)
         if self.ends.get(fact.key) == "failed":
             self.suspects.update(rows_of(self.batches[fact.key].runs))
         if self.ends.get(fact.key) in ("completed", "expired", "cancelled"):
@@ -371,6 +398,8 @@ class EngineMachine(RuleBasedStateMachine):
         for row in numbers:
             self.ended_rows[row] += 1
             assert self.ended_rows[row] == 1, f"{row} is settled twice"
+            if row in self.unheard:
+                continue
             assert row not in self.abandoned
             self.drop(row)
 
@@ -392,7 +421,11 @@ class EngineMachine(RuleBasedStateMachine):
             case Upload(batch=batch):
                 self.batches[batch.key] = batch
                 assert not self.discarded & {run.segment for run in batch.runs}
+            case Claim(key=key):
+                assert self.keeps
+                assert key not in self.claimed, "there is room for it already"
             case Create(batch=batch):
+                assert batch.key in self.claimed or not self.keeps, "created without room"
                 assert batch.key not in self.lost_at, "created again without a look after the lookup's end"
                 assert batch.key not in self.known, "created twice"
                 self.see_create(batch)
@@ -513,10 +546,22 @@ class EngineMachine(RuleBasedStateMachine):
     def flush(self) -> None:
         self.feed(Flush())
 
+    @precondition(lambda self: self.remotes and not self.facts_only)
+    @rule(data=st.data())
+    def hear_of_an_end(self, data: st.DataObject) -> None:
+        """Let word come of any batches, whether they have ended or not, and whether their creation was told of."""
+        remote_ids = data.draw(st.lists(st.sampled_from(["batch_of_others", *sorted(self.remotes)]), min_size=1))
+        self.feed(Woken(tuple(remote_ids)))
+
     @precondition(lambda self: not self.exact)
     @rule(queue=st.sampled_from(QUEUES), tokens=ANY_LIMIT, source=st.sampled_from(["user", "table", "learned"]))
     def hear_of_a_limit(self, queue: Queue, tokens: int | None, source: Source) -> None:
         self.tell_limit(queue, tokens, source)
+
+    @precondition(lambda self: not self.exact)
+    @rule(share=st.sampled_from([0.25, 0.5, 1.0]))
+    def hear_of_a_share(self, share: float) -> None:
+        self.feed(Shared(share))
 
     # --- counting
 
@@ -610,6 +655,8 @@ class EngineMachine(RuleBasedStateMachine):
         match step:
             case Upload(batch=batch):
                 self.uploaded(batch)
+            case Claim():
+                self.claim(step, data)
             case Create(batch=batch):
                 remote = self.create_remotely(batch)
                 self.advance(remote, data)
@@ -621,6 +668,21 @@ class EngineMachine(RuleBasedStateMachine):
             case Collect():
                 self.answer(step, data)
                 self.collected(step, *self.bill(step, data))
+
+    def claim(self, step: Claim, data: st.DataObject) -> None:
+        """Let the journal say whether other processes leave room, and what they did meanwhile."""
+        granted = data.draw(st.sampled_from([True, True, False]))
+        others = data.draw(st.sampled_from([0, 0, 5, 300]))
+        learned = None if granted or self.exact or data.draw(st.booleans()) else (self.limit, self.now)
+        if learned is not None:
+            self.told.add(step.queue)
+        created, ended = data.draw(st.sampled_from([((), ()), ((self.now,), ((step.queue, self.now, 7),))]))
+        self.tell_claimed(Claimed(step.key, step.queue, granted, others, learned, created, ended))
+
+    def tell_claimed(self, claimed: Claimed) -> None:
+        if claimed.granted:
+            self.claimed.add(claimed.key)
+        self.feed(claimed)
 
     def uploaded(self, batch: PackedBatch) -> None:
         file_id = f"file-{batch.key}"
@@ -858,7 +920,7 @@ class EngineMachine(RuleBasedStateMachine):
         given_up = {run.segment for key in self.given_up for run in self.batches[key].runs}
         stay = set(self.segments) - self.discarded
         growing = {segment for segment, _ in self.growing.values()}
-        assert growing <= stay <= growing | given_up
+        assert growing <= stay <= growing | given_up | self.kept
         assert all(figures(lane)[1:] == (0, 0, 0) and lane.enqueued == 0 for lane in self.engine.lanes())
         assert not self.files & {f"file-{key}" for key in self.returned}
 
@@ -866,6 +928,8 @@ class EngineMachine(RuleBasedStateMachine):
         match step:
             case Upload(batch=batch):
                 self.uploaded(batch)
+            case Claim(key=key, queue=queue):
+                self.tell_claimed(Claimed(key, queue, granted=True))
             case Create(batch=batch):
                 self.tell_created(self.create_remotely(batch))
             case Find():
@@ -917,7 +981,7 @@ def _without_order(command: Command) -> object:
 
 
 EngineMachine.TestCase.settings = settings(
-    max_examples=1_000,
+    max_examples=600,
     stateful_step_count=35,
     deadline=None,
     report_multiple_bugs=False,

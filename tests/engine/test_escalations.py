@@ -1,7 +1,8 @@
 """Rows are sent live once, and settled once: by the live answer, or by that of the batch in which they travel too."""
 
+import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from engine_kit import (
@@ -56,6 +57,7 @@ from carpool.engine.events import (
     Event,
     Failed,
     Flush,
+    GivenUp,
     LiveEnded,
     NotFound,
     Packed,
@@ -661,6 +663,64 @@ def test_whoever_fails_live_in_the_end_is_told_of_what_went_before(status_code: 
     assert command.attempts[1][0].status_code == 503
 
 
+# --- sent live in vain, and nobody is there to hear of it
+
+
+def unheard(shell: Shell, row: int, ending: Row | Failure | None) -> list[Command]:
+    """Let a call come that is sent live, whose caller goes before it ends."""
+    shell.accept(row, segment=row)
+    shell.escalate(row)
+    refusal, failure = (ending, None) if isinstance(ending, Row) else (None, ending)
+    return shell.tell(LiveEnded(row, refusal, failure=failure, awaited=False))
+
+
+def keeping() -> Shell:
+    """Make a shell with a journal that has a batch under way."""
+    shell = Shell(retry=ANEW, keeps=True)
+    shell.accept(99, segment=99)
+    shell.tell(Flush())
+    return shell
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        Row(f"{POOL}-1", 400, "live", b"{}"),
+        Failure("expired", "It was too late to send it."),
+        Failure("budget", "There is no money left."),
+    ],
+)
+def test_what_was_not_billed_ends_though_nobody_hears(ending: Row | Failure) -> None:
+    shell = keeping()
+    unheard(shell, 1, ending)
+    assert shell.ends == Counter((1,))
+    shell.accept(2, segment=2)
+    assert shell.discarded == [1]
+
+
+@pytest.mark.parametrize("ending", [None, Failure("disk", "Its answer could not be written.")])
+def test_what_may_have_been_billed_ends_when_somebody_asks_for_it(ending: Failure | None) -> None:
+    shell = keeping()
+    unheard(shell, 1, ending)
+    assert shell.ends == Counter()
+    assert (GivenUp((1,)), shell.now) in shell.facts
+    assert failures(shell.tell(Asked((1,)))) == {1: "expired" if ending is None else "disk"}
+    assert shell.ends == Counter((1,))
+
+
+def test_what_may_have_been_billed_is_kept_for_a_day() -> None:
+    shell = keeping()
+    unheard(shell, 1, None)
+    shell.now += 50_000
+    unheard(shell, 2, None)
+    assert shell.ends == Counter()
+    shell.now += 50_000
+    unheard(shell, 3, None)
+    assert shell.ends == Counter((1,))
+    assert shell.discarded == [1]
+    assert failures(shell.tell(Asked((2, 3)))) == {2: "expired", 3: "expired"}
+
+
 # --- the next process
 
 
@@ -814,3 +874,24 @@ def test_a_batch_that_was_not_uploaded_is_packed_anew_without_the_rows_that_ende
     uploads = of(shell.until(Upload, shell.tell(Asked((2,)))), Upload)
     assert [rows_of(upload.batch.runs) for upload in uploads] == [[2]]
     assert shell.discarded == []
+
+
+def test_rows_that_were_sent_live_are_forgotten_when_they_have_ended() -> None:
+    engine = Engine(POOL, TIMING, FileLimits(50_000, 10**9, 10**9, 2_000))
+
+    def send(rows: Iterable[int]) -> None:
+        for row in rows:
+            run = make_run((row,))
+            engine.handle(Accepted(LANE, run), NOW)
+            engine.handle(Escalate(frozenset((row,))), NOW)
+            assert engine.handle(Escalated(LANE, (run,)), NOW) == [SendLive(LANE, (run,))]
+            assert settled(engine.handle(LiveEnded(row, answer(row)), NOW)) == [row]
+
+    send(range(1, 1_000))
+    tracemalloc.start()
+    try:
+        send(range(1_000, 6_000))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 300_000  # bytes: of deadlines, at most a thousand; the numbers of the rows would take twice as many

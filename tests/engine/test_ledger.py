@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from carpool.engine.ledger import HEADROOM, SHARES, Ledger, Limit, Source
+from carpool.engine.ledger import HEADROOM, SHARES, Ledger
+from carpool.engine.limit import Limit, Source
 from carpool.models import Load
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

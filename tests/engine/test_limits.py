@@ -8,6 +8,7 @@ import pytest
 from engine_kit import (
     AMPLE,
     LANE,
+    LIMITS,
     NOW,
     OTHER,
     TIMING,
@@ -25,6 +26,7 @@ from engine_kit import (
     status,
     with_tokens,
 )
+from msgspec import structs
 
 from carpool.config import Timing
 from carpool.engine.commands import Check, Collect, Command, Count, Create, Delete, Fail, Record, Upload
@@ -38,6 +40,7 @@ from carpool.engine.events import (
     Failed,
     Flush,
     Leave,
+    Spent,
     Tick,
     Uncountable,
     Uploaded,
@@ -897,3 +900,14 @@ def test_creations_stay_scarce_beside_the_tokens() -> None:
     shell = Shell(limits=FileLimits(requests=1, bytes=1_000, inputs=1, creations_per_hour=10))
     upload(shell, shell.accept(1, 2))
     assert shell.pause > 100
+
+
+@pytest.mark.parametrize(("created", "rows"), [(0, 118), (120, 237), (160, 475)])
+def test_batches_are_larger_where_creations_are_scarce(created: int, rows: int) -> None:
+    """An eighth of the limit each would need more creations than there are."""
+    shell = Shell(tokens=None, limits=structs.replace(LIMITS, creations_per_hour=2_000))
+    shell.limit(10_000)
+    shell.engine.replay(Spent((NOW,) * created), NOW)
+    commands = accept_counted(shell, *range(1, 2_001), tokens=10)
+    first = next(command for command in commands if isinstance(command, Upload))
+    assert sum(len(run) for run in first.batch.runs) == rows

@@ -21,10 +21,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from carpool.config import Retry, Timing
 from carpool.engine.batch import OVERDUE
+from carpool.engine.claims import State
 from carpool.engine.commands import (
     Anew,
     Cancel,
     Check,
+    Claim,
     Collect,
     Command,
     Count,
@@ -43,9 +45,11 @@ from carpool.engine.engine import Engine
 from carpool.engine.events import (
     Abandoned,
     Accepted,
+    Admitted,
     Answered,
     Asked,
     Checked,
+    Claimed,
     Cleared,
     Collected,
     Counted,
@@ -64,14 +68,16 @@ from carpool.engine.events import (
     NotFound,
     Packed,
     Recovered,
+    Released,
     Settled,
     Spent,
     Tick,
     Uncountable,
     Uploaded,
 )
-from carpool.engine.ledger import Source
+from carpool.engine.limit import Source
 from carpool.engine.packing import stretches
+from carpool.journal.claims import Claims
 from carpool.models import BatchProblem, BatchStatus, Failure, FileLimits, Lane, NoRoom, PackedBatch, Queue, Row, Run
 from carpool.naming import shard_of, span_of
 
@@ -79,13 +85,27 @@ Stamped: TypeAlias = tuple[float, Event]
 
 TIMING = Timing(linger=1, max_linger=3, poll_min=2, poll_max=60, poll_fraction=0.05, lookup=10)
 LANES = (Lane("/v1/responses", "a"), Lane("/v1/embeddings", "a"))  # of one queue
-RECORDED = (Accepted, Packed, Uploaded, Created, Settled, Done, Cleared, Learned, Discarded, Escalated)
+RECORDED = (
+    Accepted,
+    Packed,
+    Uploaded,
+    Created,
+    Settled,
+    Done,
+    Cleared,
+    Learned,
+    Discarded,
+    Escalated,
+    Admitted,
+    Released,
+)
 ODD = [(500, ""), (0, "batch_expired"), (400, "")]
 RETRY = Retry(max_attempts=2, max_expiries=2)
 COURSE = ["validating", "scheduling", "in_progress", "finalizing", "cancelling"]
 ENDS = ["completed", "expired", "cancelled", "failed"]
 FAILURES: dict[type[Step], list[str]] = {
     Upload: ["busy", "lost", "rejected", "disk"],
+    Claim: ["disk"],
     Create: ["busy", "lost", "gone", "full", "rejected"],
     Find: ["busy", "lost", "auth"],
     Check: ["busy", "lost"],
@@ -182,7 +202,8 @@ class Journal:
         self.done: list[float] = []  # when batches were packed that are over
         self.leftovers: dict[int, Stamped] = {}  # what batches that are over left at the provider
         self.kept: set[str] = set()  # batches whose files may hold answers yet
-        self.learned: dict[Queue, Stamped] = {}
+        self.learned: dict[Queue, tuple[float, Learned]] = {}
+        self.claims = Claims({})
         self.discarded: set[int] = set()
         self.escalated: list[tuple[float, Escalated]] = []
         self.over: set[str] = set()  # batches
@@ -195,6 +216,7 @@ class Journal:
         runs = [run for runs in self.runs.values() for run in runs]
         needed = {run.segment for run in runs if not self.settled.issuperset(run.rows)}
         assert needed.isdisjoint(self.discarded), "a batch needs a segment that was discarded"
+        assert self.claims.held.keys() <= self.batches.keys(), "room is held by a batch that is over"
 
     def _take(self, fact: Event, at: float) -> None:
         match fact:
@@ -216,6 +238,15 @@ class Journal:
                 self._discard(segment)
             case Escalated(runs=runs):
                 self.escalated += [(at, Escalated(fact.lane, (run,))) for run in runs]
+            case _:
+                self._take_room(fact, at)
+
+    def _take_room(self, fact: Event, at: float) -> None:
+        match fact:
+            case Admitted():
+                self.claims.admit(fact, at)
+            case Released():
+                self.claims.release(fact, at)
 
     @property
     def lived(self) -> set[int]:
@@ -229,6 +260,7 @@ class Journal:
 
     def _done(self, fact: Done, at: float) -> None:
         self.over.add(fact.key)
+        self.claims.held.pop(number_of(fact.key), None)
         ((packed_at, _), *_) = self.batches.pop(number_of(fact.key))
         self.done.append(packed_at)
         if fact.leaves is not None:
@@ -246,6 +278,15 @@ class Journal:
     def runs(self) -> dict[int, tuple[Run, ...]]:
         """Give the rows of the batches that are not over."""
         return {number: fact.runs for number, ((_, fact), *_) in self.batches.items() if isinstance(fact, Packed)}
+
+    def claim(self, claim: Claim, heard: int = 0) -> Claimed:
+        """Give room to a batch, if there is some."""
+        return self.claims.claim(claim, self.batches, self.learned, heard)
+
+    def holds_room(self, key: str) -> bool:
+        """Tell whether a batch has room."""
+        held = self.claims.held.get(number_of(key))
+        return held is not None and held.state != State.WAITS
 
     def unsettled(self, shards: Collection[int]) -> list[int]:
         """Give the rows that have not come to an end, of segments of these shards."""
@@ -319,6 +360,7 @@ class Process:
         self.tries = Counter[int]()  # of rows, in batches that ran, in this process
         self.growing: dict[Lane, tuple[int, int]] = {}
         self.queues: set[Queue] = set()
+        self._heard = 0  # of what other processes did
         self._gathered: dict[str, list[int]] = {}
         self._numbers = self._segments = span_of(shard)[0]
 
@@ -410,7 +452,7 @@ class Process:
 
     def _perform(self, command: Command) -> None:
         match command:
-            case Upload() | Create():
+            case Upload() | Claim() | Create():
                 self._see_step(command)
             case SendLive():
                 rows = rows_of(command.runs)
@@ -447,6 +489,12 @@ class Process:
         assert len(rows) <= limits.requests
         assert sum(run.size for run in fact.runs) <= limits.bytes
         self.batches[f"{POOL}-b{fact.number}"] = rows
+
+    def claim(self, step: Claim) -> None:
+        """Ask the journal for room."""
+        claimed = self.machine.journal.claim(step, self._heard)
+        self._heard = len(self.machine.journal.claims.turnover)
+        self.feed(claimed)
 
     def _see_ended(self, numbers: Collection[int]) -> None:
         for row in numbers:
@@ -657,10 +705,13 @@ class RecoveryMachine(RuleBasedStateMachine):
         limit=st.sampled_from([None, 12, 40, 40, 10**6]),
         source=st.sampled_from(["user", "table"]),
         lazy=st.booleans(),
+        contested=st.sampled_from([False, False, False, True]),
     )
-    def begin(self, requests: int, per_hour: int, limit: int | None, source: Source, lazy: bool) -> None:
+    def begin(
+        self, requests: int, per_hour: int, limit: int | None, source: Source, lazy: bool, contested: bool
+    ) -> None:
         self.limits = FileLimits(requests, 200, 7, per_hour)
-        self.limit, self.source, self.lazy = limit, source, lazy
+        self.limit, self.source, self.lazy, self.contested = limit, source, lazy, contested
         self.now = NOW
         self.paid_live: set[int] = set()  # rows
         self.journal = Journal()
@@ -711,7 +762,7 @@ class RecoveryMachine(RuleBasedStateMachine):
             process.leave()
         count = data.draw(st.integers(0, len(process.groups)))
         process.commit(count, perform=data.draw(st.booleans()))
-        under_way = [step for step in process.steps if isinstance(step, Upload | Create)]
+        under_way = [step for step in process.steps if isinstance(step, Upload | Claim | Create)]
         for step in data.draw(st.lists(st.sampled_from(under_way), unique_by=id)) if under_way else ():
             self.happen(step, data)
         self.bury(process)
@@ -842,6 +893,31 @@ class RecoveryMachine(RuleBasedStateMachine):
             process.feed(Tick())
         self.go_ahead(process)
 
+    @precondition(lambda self: self.contested)
+    @rule(data=st.data(), sizes=st.lists(st.integers(5, 20).map(lambda size: 4 * size), min_size=1, max_size=3))
+    def compete(self, data: st.DataObject, sizes: list[int]) -> None:
+        """Let two processes submit to one queue at once."""
+        while len(self.alive) < 2:
+            self.start()
+        for process in self.alive:
+            process.accept(LANES[0], sizes, new_segment=False)
+            process.feed(Flush())
+        for _ in range(4):
+            for process in self.alive:
+                process.commit()
+                self.submit(process, data)
+
+    def submit(self, process: Process, data: st.DataObject) -> None:
+        """Let what leads to a creation succeed, and nothing else."""
+        for _ in range(len(process.counts)):
+            self.count(process)
+        steps, process.steps = process.steps, []
+        for step in steps:
+            others, process.steps = process.steps, [step]
+            if isinstance(step, Upload | Claim | Create):
+                self.succeed(process, data)
+            process.steps += others
+
     @precondition(lambda self: any(process.counts for process in self.alive))
     @rule(data=st.data(), fails=st.booleans())
     def count_once(self, data: st.DataObject, fails: bool) -> None:
@@ -883,20 +959,35 @@ class RecoveryMachine(RuleBasedStateMachine):
     def draw_step(self, process: Process, data: st.DataObject) -> Step:
         return process.steps.pop(data.draw(st.integers(0, len(process.steps) - 1)))
 
-    def happen(self, step: Upload | Create, data: st.DataObject) -> str | Remote:
-        """Let a step come to pass at the provider."""
+    def happen(self, step: Upload | Claim | Create, data: st.DataObject) -> str | Claimed | Remote:
+        """Let a step come to pass at the provider, or in the journal."""
         if isinstance(step, Upload):
             return self.provider.upload(step.batch)
+        if isinstance(step, Claim):
+            return self.journal.claim(step)
         return self.create(step, data.draw(st.sampled_from([0.0, 5.0, TIMING.lookup - 0.1])))
 
     def create(self, step: Create, lag: float = 0.0) -> Remote:
-        return self.provider.create(step, self.now, lag, self.journal.over)
+        assert self.journal.holds_room(step.batch.key), "created without room"
+        remote = self.provider.create(step, self.now, lag, self.journal.over)
+        self.look_at_limit()
+        return remote
+
+    def look_at_limit(self) -> None:
+        """What all processes hold in the queue is below what the user allows."""
+        running = [remote for remote in self.provider.remotes.values() if not remote.is_over]
+        running = [remote for remote in running if self.journal.holds_room(remote.key)]
+        tokens = sum(self.lines[row][2] // 4 for remote in running for row in remote.rows)
+        if self.source == "user" and self.limit is not None:
+            assert tokens <= self.limit, "two processes overfill the queue"
 
     def succeed(self, process: Process, data: st.DataObject) -> None:
         step = self.draw_step(process, data)
         match step:
             case Upload(batch=batch):
                 process.feed(Uploaded(batch.key, self.provider.upload(batch)))
+            case Claim():
+                process.claim(step)
             case Create(batch=batch):
                 remote = self.create(step, data.draw(st.sampled_from([0.0, 5.0])))
                 if data.draw(st.booleans()):
@@ -1029,6 +1120,8 @@ class RecoveryMachine(RuleBasedStateMachine):
         match step:
             case Upload(batch=batch):
                 process.feed(Uploaded(batch.key, self.provider.upload(batch)))
+            case Claim():
+                process.claim(step)
             case Create(batch=batch):
                 process.feed(Created(batch.key, self.create(step).status))
             case Find():
@@ -1045,7 +1138,7 @@ class RecoveryMachine(RuleBasedStateMachine):
 
 
 RecoveryMachine.TestCase.settings = settings(
-    max_examples=500,
+    max_examples=300,
     stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,

@@ -26,6 +26,7 @@ from engine_kit import (
 from carpool.config import Retry, Timing
 from carpool.engine.commands import Collect, Command, Create, Delete, Fail, Settle, Upload
 from carpool.engine.events import Abandoned, Answered, Checked, Collected, Created, Failed, Flush, Settled, Uploaded
+from carpool.engine.retries import Retries
 from carpool.models import Attempt, BatchProblem, BatchStatus, NoRoom, Row
 
 ANEW = Retry()
@@ -554,3 +555,12 @@ def test_refusals_for_room_keep_no_count_of_attempts_over() -> None:
     commands = shell.count(shell.check(shell.opened(1, 2), "failed", no_room=NoRoom(None)))
     key = shell.reopened(commands)
     assert of(shell.finish(key, answer(1), answer(2)), Fail) == []
+
+
+def test_of_what_fails_together_only_that_is_given_up_which_failed_so_often() -> None:
+    retries = Retries(Retry(max_attempts=2))
+    broken, expired = Attempt("batch_1", 500, None, "down"), Attempt("batch_2", None, "batch_expired", "late")
+    retries.note(retries.histories({1, 2}, {}, broken))
+    histories = retries.histories({1, 2, 3}, {2: expired}, broken)
+    assert histories == {1: (broken, broken), 2: (broken, expired), 3: (broken,)}
+    assert retries.over(histories) == {1}

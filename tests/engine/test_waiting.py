@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from carpool.engine.packing import Waiting, first_fit
 from carpool.models import FileLimits, Load, Run
+from carpool.naming import shard_of, span_of
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -174,6 +175,19 @@ def test_so_many_bytes_are_counted_of_what_was_not_counted_yet(size: int, rows: 
     assert rows_of(waiting.uncounted(size)) == rows
 
 
+@pytest.mark.parametrize("dead", [1, 3])
+def test_rows_of_another_process_stay_in_front_whatever_is_put_back(dead: int) -> None:
+    theirs, ours = span_of(dead)[0], span_of(2)[0]
+    waiting = Waiting(2)
+    waiting.append(make_run(range(ours, ours + 6)))
+    chosen = first_fit(waiting, FileLimits(2, 100, 100, 1))
+    waiting.take(chosen)
+    waiting.put_back([make_run([theirs, theirs + 1])])
+    waiting.put_back(chosen)
+    waiting.append(make_run([ours + 6]))
+    assert rows_of(waiting) == [theirs, theirs + 1, *range(ours, ours + 7)]
+
+
 class Line(NamedTuple):
     """A row of the model."""
 
@@ -200,6 +214,11 @@ def lines_of(runs: list[Run]) -> list[Line]:
 def tokens_of(row: int) -> int:
     """Count a row of the model."""
     return row * 7 % 11
+
+
+def in_line(line: Line) -> tuple[bool, int]:
+    """Order the rows of the model: those of other processes first."""
+    return shard_of(line.row) == 0, line.row
 
 
 class WaitingMachine(RuleBasedStateMachine):
@@ -229,6 +248,14 @@ class WaitingMachine(RuleBasedStateMachine):
         self.model += lines_of([run])
         self.waiting.append(run)
 
+    @rule(shard=st.integers(1, 2), count=st.integers(1, 3))
+    def recall(self, shard: int, count: int) -> None:
+        first = span_of(shard)[0] + self.next_row
+        run = make_run(range(first, first + count), segment=first, inputs=2 if self.inputs else None)
+        self.next_row += count
+        self.waiting.put_back([run])
+        self.model = sorted(self.model + lines_of([run]), key=in_line)
+
     @rule(requests=st.integers(1, 6), size=st.integers(9, 40))
     def take(self, requests: int, size: int) -> None:
         runs = first_fit(self.waiting, FileLimits(requests, size, 50, 1))
@@ -244,7 +271,7 @@ class WaitingMachine(RuleBasedStateMachine):
     def put_back(self, data: st.DataObject) -> None:
         runs = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         self.waiting.put_back(runs)
-        self.model = sorted(self.model + lines_of(runs))
+        self.model = sorted(self.model + lines_of(runs), key=in_line)
 
     @rule(data=st.data())
     def drop(self, data: st.DataObject) -> None:

@@ -35,10 +35,12 @@ from carpool.engine.events import (
     Discarded,
     Done,
     Escalated,
+    GivenUp,
     Learned,
     Packed,
     Spent,
     Uploaded,
+    Wanted,
 )
 from carpool.journal import Known, Place, Summary
 from carpool.models import BatchProblem, BatchStatus, Lane, NoRoom, Queue
@@ -375,6 +377,58 @@ async def test_rows_are_told_before_the_batches_that_mix_them(home: Home) -> Non
     rows = [(NOW + 5, Accepted(LANE, first.run(1))), (NOW, Accepted(LANE, second.run(1, 2)))]
     assert await load(heir) == [*rows, *batch]
     await heir.aclose()
+
+
+async def test_rows_are_under_way_where_their_own_process_lives_or_in_a_batch(home: Home) -> None:
+    dead, alive, reader = await home.open(), await home.open(), await home.open()
+    theirs, own = Course(dead), Course(alive)
+    await dead.record(*stamped(accepted(theirs.run(1, 2, 3)), theirs.packed(1, theirs.run(2))))
+    await alive.record(*stamped(accepted(own.run(1))))
+    rows = [*theirs.rows(1, 2, 3), *own.rows(1)]
+    assert await reader.under_way(rows) == {*rows}
+    home.kill(dead)
+    await load(alive)
+    assert await reader.under_way(rows) == {*theirs.rows(2), *own.rows(1)}
+    await alive.record(*stamped(own.packed(1, theirs.run(3), own.run(1)), Done(theirs.key(1), None)))
+    assert await reader.under_way(rows) == {*theirs.rows(3), *own.rows(1)}
+    assert await reader.under_way([]) == set()
+    for journal in (alive, reader):
+        await journal.aclose()
+
+
+async def test_what_living_processes_say_of_rows_goes_before_the_rule(home: Home) -> None:
+    dead, alive, reader = await home.open(), await home.open(), await home.open()
+    theirs, own = Course(dead), Course(alive)
+    await dead.record(*stamped(accepted(theirs.run(1, 2, 3)), theirs.packed(1, theirs.run(2)), GivenUp(theirs.rows(1))))
+    await alive.record(*stamped(accepted(own.run(1, 2)), GivenUp(own.rows(2))))
+    rows = [*theirs.rows(1, 2, 3), *own.rows(1, 2)]
+    assert await reader.under_way(rows) == {*theirs.rows(2, 3), *own.rows(1)}
+    home.kill(dead)
+    await load(alive)
+    await alive.record(*stamped(Wanted(theirs.rows(1, 3)), GivenUp(theirs.rows(2, 3))))
+    assert await reader.under_way(rows) == {*theirs.rows(1), *own.rows(1)}
+    await alive.record(*stamped(Wanted(theirs.rows(3)), settled(None, None, theirs.rows(1), failed=theirs.rows(1))))
+    assert await reader.under_way(rows) == {*theirs.rows(3), *own.rows(1)}
+    home.kill(alive)
+    await load(reader)
+    last = await home.open()
+    assert await last.under_way(rows) == {*theirs.rows(2)}  # which is in a batch; what was said by the dead is nothing
+    await reader.record(*stamped(Wanted([*theirs.rows(3), *own.rows(1, 2)]), settled(None, None, ())))
+    assert await last.under_way(rows) == {*theirs.rows(2, 3), *own.rows(1, 2)}
+    for journal in (reader, last):
+        await journal.aclose()
+
+
+async def test_answers_of_others_are_told_from_ones_own(home: Home) -> None:
+    older, younger = await home.open(), await home.open()
+    mine, late = Course(younger), Course(older)
+    assert not await older.has_others()
+    await younger.record(*stamped(accepted(mine.run(1)), *mine.answered(1, 1)))
+    assert (await older.has_others(), await younger.has_others()) == (True, False)
+    await older.record(*stamped(accepted(late.run(1)), *late.answered(1, 1)))
+    assert await younger.has_others()
+    for journal in (older, younger):
+        await journal.aclose()
 
 
 async def test_adopted_work_is_brought_to_its_end(home: Home) -> None:

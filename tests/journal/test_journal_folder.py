@@ -250,6 +250,25 @@ async def test_batches_of_the_last_hour_count_however_short_the_retention_is(fol
     await heir.aclose()
 
 
+async def test_a_journal_that_stays_open_forgets_what_is_old(folder: Path) -> None:
+    """With the files of answers, but for those that may just be downloaded."""
+    journal, other = await open_sqlite(folder, retention=1_000), await open_sqlite(folder)
+    mine = Course(journal)
+    await journal.record(*stamped(accepted(mine.run(1, 2)), *mine.answered(1, 1, given=True), *mine.answered(2, 2)))
+    await journal.record(
+        (time.time(), accepted(mine.run(3))), *stamped(*mine.answered(3, 3, given=True), at=time.time())
+    )
+    files = [mine.file(number) for number in range(1, 5)]
+    write(folder, *files, segment_name(mine.first))
+    for name in (*files[:3], segment_name(mine.first)):
+        os.utime(folder / name, (NOW, NOW))
+    await journal.forget_old()
+    assert set(await find(other, *mine.rows(1, 2, 3))) == set(mine.rows(2, 3))
+    assert names(folder) == {*files[1:], segment_name(mine.first), "shard-1.lock", "shard-2.lock"}
+    for one in (journal, other):
+        await one.aclose()
+
+
 async def test_what_the_living_delivered_goes_and_their_files_stay(folder: Path) -> None:
     living = await open_sqlite(folder)
     mine = Course(living)

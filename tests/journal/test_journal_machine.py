@@ -1,6 +1,7 @@
 """Any course of facts and deaths: the journal on disk tells and finds what the one in memory does."""
 
 import asyncio
+import math
 import shutil
 import tempfile
 import time
@@ -17,10 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from journal_kit import EMBEDDINGS, LANE, NOW, DiskHome, MemoryHome, accepted, digest_of, load, run_inline, settled
 
 from carpool.config import Timing
-from carpool.engine.commands import Command
+from carpool.engine.commands import Claim, Command
 from carpool.engine.engine import Engine
 from carpool.engine.events import (
     Accepted,
+    Admitted,
     Created,
     Delivered,
     Discarded,
@@ -30,13 +32,14 @@ from carpool.engine.events import (
     Learned,
     Packed,
     Recovered,
+    Released,
     Spent,
     Uploaded,
 )
 from carpool.engine.lane import LaneStats
 from carpool.journal import Journal, Stamped
 from carpool.models import BatchStatus, FileLimits, Lane, Queue, Run
-from carpool.naming import download_name, shard_of
+from carpool.naming import download_name, number_of, shard_of
 
 T = TypeVar("T")
 
@@ -253,6 +256,46 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 9), tokens=st.integers(1, 9), long=st.booleans())
     def learn(self, index: int, tokens: int, long: bool) -> None:
         self.record(self.process(index), Learned(Queue(LANE.model, long), tokens))
+
+    # --- room
+
+    @rule(
+        index=st.integers(0, 9),
+        which=st.integers(0, 9),
+        long=st.booleans(),
+        asked=st.tuples(st.integers(1, 60), st.sampled_from([50.0, 100.0, math.inf]), st.booleans()),
+        heard=st.booleans(),
+        recent=st.booleans(),
+        late=st.sampled_from([0.0, 100.0]),
+    )
+    def claim(
+        self,
+        index: int,
+        which: int,
+        long: bool,
+        asked: tuple[int, float, bool],
+        heard: bool,
+        recent: bool,
+        late: float,
+    ) -> None:
+        """Ask for room for a batch that is open."""
+        process = self.process(index)
+        if process.open:
+            self.now += late
+            now = (HOUR_AGO if recent else NOW) + self.now
+            shards = {shard_of(process.of(1)), *(shard_of(number_of(key)) for key in process.open)}
+            key = list(process.open)[which % len(process.open)]
+            claim = Claim(key, Queue(LANE.model, long), *asked, now if heard else 0.0, frozenset(shards), now)
+            said = self.run(process.memory.claim_room(claim))
+            assert self.run(process.disk.claim_room(claim)) == said
+
+    @rule(index=st.integers(0, 9), which=st.integers(0, 9), ends=st.sampled_from([None, False, True]))
+    def tell_of_room(self, index: int, which: int, ends: bool | None) -> None:
+        """Let a batch be taken in, or give its room back."""
+        process = self.process(index)
+        if process.open:
+            key = list(process.open)[which % len(process.open)]
+            self.record(process, Admitted(key) if ends is None else Released(key, ran=ends))
 
     # --- what is there
 

@@ -24,9 +24,10 @@ from journal_kit import (
 )
 
 from carpool import JournalError
-from carpool.engine.events import Accepted, Delivered, Discarded, Learned
+from carpool.engine.events import Accepted, Delivered, Discarded, GivenUp, Learned
 from carpool.journal import Summary
 from carpool.journal.sqlite import database
+from carpool.journal.sqlite.folder import prepare
 from carpool.models import Queue
 
 pytestmark = pytest.mark.anyio
@@ -100,7 +101,7 @@ async def test_nothing_grows_with_the_history_but_what_requests_are_known_by(fol
         rows = range(10 * number, 10 * number + 10)
         run = mine.run(*rows, segment=number)
         await journal.record(*stamped(accepted(run), Learned(Queue("m", long=False), number)))
-        await journal.record(*stamped(*mine.opened(number, run)))
+        await journal.record(*stamped(*mine.opened(number, run), GivenUp(mine.rows(*rows[:5]))))
         await journal.record(*stamped(*mine.answered(number, *rows, failed=rows[:2]), Discarded(run.segment)))
     assert count(folder) == {
         "folder": 1,
@@ -111,6 +112,12 @@ async def test_nothing_grows_with_the_history_but_what_requests_are_known_by(fol
         "batch": 40,
         "outcome": 40,
         "learned": 1,
+        "woken": 0,
+        "submission": 0,
+        "submission_key": 0,
+        "claim": 0,
+        "turnover": 0,
+        "stance": 0,
     }
     await journal.aclose()
     assert count(folder)["shard"] == 0
@@ -299,10 +306,24 @@ async def test_a_database_is_brought_forward_once_with_all_that_is_in_it(folder:
             assert await load(heir) == without_digests(facts)
             home.kill(heir)
         with looking_at(folder) as connection:
-            assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+            assert connection.execute("PRAGMA user_version").fetchone() == (len(database.MIGRATIONS),)
             assert connection.execute("SELECT cost FROM batch").fetchall() == [(None,)]
-    with pytest.raises(JournalError, match=r"newer carpool \(version 2\)"):
+    with pytest.raises(JournalError, match=rf"newer carpool \(version {len(database.MIGRATIONS) + 1}\)"):
         await home.open()
+
+
+async def test_a_folder_of_the_first_version_goes_on(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
+        first = database.Database(prepare(folder), lambda: "")
+        with first.transaction():
+            first.migrate()
+        first.close()
+    journal = await open_sqlite(folder)
+    assert await journal.claim_keys({"key": bytes(16)}) == {}  # of a table that it did not have
+    await journal.aclose()
+    with looking_at(folder) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(database.MIGRATIONS),)
 
 
 async def test_a_new_database_has_all_there_is(folder: Path, tmp_path: Path) -> None:
@@ -310,7 +331,7 @@ async def test_a_new_database_has_all_there_is(folder: Path, tmp_path: Path) -> 
     with newer(tmp_path / "second.sql", "-- What came later; much later", *script):
         await (await open_sqlite(folder)).aclose()
     with looking_at(folder) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(database.MIGRATIONS) + 1,)
         assert connection.execute("SELECT * FROM price").fetchall() == [("a;b",)]
 
 

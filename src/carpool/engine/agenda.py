@@ -7,9 +7,14 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
+_FEW = 1_000  # entries, of which any number may be stale
+
 
 class Agenda(Generic[K]):
-    """Keep one deadline for each name; a moved or dropped one leaves a stale entry that is skipped when it surfaces."""
+    """Keep one deadline for each name; a moved or dropped one leaves a stale entry that is skipped when it surfaces.
+
+    Some would surface in a day: where they are many they are dropped before.
+    """
 
     def __init__(self) -> None:
         self._at: dict[K, tuple[float, float]] = {}
@@ -26,6 +31,9 @@ class Agenda(Generic[K]):
         if self._at.get(name) != (at, since):
             self._at[name] = at, since
             heapq.heappush(self._heap, (at, since, str(name), name))
+            if len(self._heap) > 2 * len(self._at) + _FEW:
+                self._heap = [(*due, str(name), name) for name, due in self._at.items()]
+                heapq.heapify(self._heap)
 
     def advance(self, name: K, at: float) -> None:
         """Let `name`, which is due some time, be due at `at` at the latest."""

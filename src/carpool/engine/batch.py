@@ -155,8 +155,9 @@ class Batch:
         self.lane = lane
         self.runs = runs
         self.packed_at = packed_at
-        self.size = sum(run.size for run in runs)
         self.load = sum_loads(runs)
+        counted = sum(run.size for run in runs if run.tokens is not None)
+        self.size = self.load.size + counted
         self.stage = Stage.PACKED
         self.file_id: str | None = None
         self.status = BatchStatus("", None, "unknown")
@@ -166,6 +167,11 @@ class Batch:
         self._failing_as = ""
         self.attempts = 0  # at the present step
         self.checks = 0
+        self.claimed = False  # the journal has found room for it
+        self.denials = 0  # times that it had none
+        self.told_at: float | None = None  # when word came that it has ended
+        self.hurried = False  # while it was being asked for
+        self.netted = False  # it is asked for rarely, since word will come
         self.reads = 0  # of all its files
         self.looks = 0  # for the names of its files
         self.cuts = 0  # of these, that ended in the middle of a line
@@ -280,7 +286,7 @@ class Batch:
     def open(self) -> set[int]:
         """Give the numbers of the rows that are not settled; built when the first answer comes, or a caller goes."""
         if self._open is None:
-            self._open = set(self.rows)
+            self._open = set[int]().union(*(run.rows for run in self.runs))
         return self._open
 
     def recall(self, rows: Sequence[int]) -> set[int]:
@@ -299,7 +305,7 @@ class Batch:
         """Say which of these rows, in order, are here and not settled."""
         if self._open is not None and len(rows) <= len(self.runs):
             return self._open.intersection(rows)
-        held = {row for run in self.runs for row in common(run.rows, rows)}
+        held = set[int]().union(*(common(run.rows, rows) for run in self.runs))
         return held if self._open is None else held & self._open
 
     def forget_ended(self, unsettled: Iterable[int]) -> None:
@@ -318,7 +324,8 @@ class Batch:
 
     def look_who_waits(self, now: float) -> None:
         """Note since when nobody awaits it."""
-        if self.unawaited_since is None and self.unsettled <= len(self.abandoned) and self.open <= self.abandoned:
+        nobody = self.unsettled <= len(self.abandoned) and (self._open is None or self._open <= self.abandoned)
+        if nobody and self.unawaited_since is None:
             self.unawaited_since = now
 
     def claim(self, pool: str, rows: Iterable[Row]) -> tuple[list[int], list[Row]]:

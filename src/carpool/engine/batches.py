@@ -6,10 +6,11 @@ from functools import partial
 from typing import Literal
 
 from ..models import BatchStatus, Leftovers, Queue, Run, Sought
+from ..naming import number_of, shard_of
 from .agenda import Agenda
 from .batch import Batch, BatchStats, Stage, Step
-from .commands import Cancel, Check, Collect, Command, Create, Delete, Find, Record, Upload
-from .events import Done
+from .commands import Cancel, Check, Claim, Collect, Command, Create, Delete, Find, Record, Upload
+from .events import Admitted, Done, Released
 from .lanes import Lanes, Name
 
 _STAGES: dict[Stage, Literal["uploading", "creating", "running", "collecting"]] = {
@@ -25,11 +26,13 @@ _FEW = 0.01  # the share of a batch's rows whose callers may have gone before it
 class Batches:
     """Hold the batches by their client keys, and those that were created by their remote ids.
 
-    Listings show what is there after `lookup` seconds.
+    Listings show what is there after `lookup` seconds. With `claims`, the journal is asked for room before a creation.
     """
 
-    def __init__(self, lanes: Lanes, agenda: Agenda[Name], lookup: float) -> None:
+    def __init__(self, lanes: Lanes, agenda: Agenda[Name], lookup: float, *, claims: bool) -> None:
         self.lookup = lookup
+        self._claims = claims
+        self._shards: set[int] = set()  # of the batches that are here, or were since the journal was last asked
         self._lanes = lanes
         self._agenda = agenda
         self._batches: dict[str, Batch] = {}
@@ -49,6 +52,7 @@ class Batches:
     def add(self, batch: Batch) -> None:
         """Hold a batch."""
         self._batches[batch.key] = batch
+        self._shards.add(shard_of(number_of(batch.key)))
 
     def created(self, batch: Batch, status: BatchStatus) -> None:
         """Note what the provider calls a batch."""
@@ -84,10 +88,14 @@ class Batches:
     def make_room(self, queue: Queue, now: float) -> list[Command]:
         """Create the batches for which there is room, and choose the next ones."""
         is_stale = partial(self._is_stale, now)
-        let_in = [self._batches[key] for key in self._lanes.let_in(queue, now, is_stale)]
+        let_in = [self._batches[key] for key in self._lanes.let_in(queue, now, is_stale, self._asks)]
         uploaded = [batch for batch in let_in if batch.stage is Stage.UPLOADED]
         forbidden = self._lanes.forbidden(queue, now, is_stale)
         return [*self.next_steps(uploaded, now), *forbidden, *self._lanes.consider_all(queue, now)]
+
+    def _asks(self, key: str) -> bool:
+        """Tell whether the journal is asked for room for a batch as soon as it is let in."""
+        return self._claims and self._batches[key].stage is Stage.UPLOADED
 
     def _is_stale(self, now: float, key: str) -> bool:
         """Tell whether to choose a batch anew before it is created: rows have left it, and it was not done just now.
@@ -142,15 +150,42 @@ class Batches:
         if batch.escaped and self._lanes[batch.lane].may_renew(now):
             return self._lanes.take_back([batch.key])
         batch.escaped.clear()  # what could not leave it in time rides in it
+        if self._claims and not batch.claimed:
+            return self._claim(batch, now)
         return [Create(batch.packed(ledger.scale.guess(batch.load)), batch.file_id or "")]
+
+    # --- what other processes of the journal are to know
+
+    def _claim(self, batch: Batch, now: float) -> list[Command]:
+        """Ask for room beside what other processes hold, for one batch after the other."""
+        queue = batch.lane.queue
+        ledger = self._lanes.ledger(queue)
+        if ledger.others.asking.difference((batch.key,)):
+            self._lanes.wait_for_answer(batch.lane, batch.key, batch.load, now)
+            return []
+        ledger.others.asking.add(batch.key)
+        tokens, room = math.ceil(ledger.scale.weigh(batch.load)), ledger.allowance(batch.key, now)
+        shards = frozenset(self._shards)
+        self._shards = {shard_of(number_of(key)) for key in self._batches}
+        return [Claim(batch.key, queue, tokens, room, ledger.goes_first, ledger.hearsay.heard_at, shards, now)]
+
+    def admitted(self, batch: Batch) -> list[Command]:
+        """Tell other processes that a batch was taken into its queue."""
+        return [Record(Admitted(batch.key))] if self._claims else []
+
+    def released(self, batch: Batch, *, ran: bool = False) -> list[Command]:
+        """Leave the room of a batch to other processes."""
+        return [Record(Released(batch.key, ran))] if self._claims else []
 
     # --- how batches are dropped
 
-    def drop(self, batch: Batch, settled: Iterable[Run], now: float, *, keep_files: bool = False) -> list[Command]:
-        """Forget a batch, the remote files it leaves and the segments that nobody needs any more."""
+    def drop(
+        self, batch: Batch, settled: Iterable[Run], now: float, *, keep_files: bool = False, again: int = 0
+    ) -> list[Command]:
+        """Forget a batch, `again` of whose rows wait anew, the remote files it leaves and segments without use."""
         self.forget(batch, now)
         leaves = None if keep_files else self._leaves(batch)
-        done = Record(Done(batch.key, batch.remote_id, leaves))
+        done = Record(Done(batch.key, batch.remote_id, leaves, again))
         settle = self._lanes.settled(settled)
         if leaves is None or batch.key in self._uploads:
             return [done, *settle]

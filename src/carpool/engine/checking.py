@@ -5,7 +5,7 @@ import math
 from msgspec import structs
 
 from ..config import Timing
-from ..models import NO_REPLY, BatchStatus, Failure, Notice
+from ..models import NO_REPLY, BatchStatus, Failure
 from .agenda import Agenda
 from .batch import (
     CANCELLING,
@@ -22,11 +22,12 @@ from .batch import (
     patience,
 )
 from .batches import Batches
-from .cadence import backoff, check_pause, spread
+from .cadence import backoff, spread
 from .commands import Command, Tell
 from .endings import Endings
 from .events import Checked, Collected, Failed
 from .lanes import Lanes, Name
+from .nudges import Nudges
 from .verdicts import has_files, ran
 
 _SHORT_READS = 4  # times that files with fewer rows than they should have are fetched
@@ -49,6 +50,7 @@ class Checking:
         lanes: Lanes,
         endings: Endings,
         agenda: Agenda[Name],
+        nudges: Nudges,
     ) -> None:
         self._timing = timing
         self._abandon = abandon
@@ -56,6 +58,7 @@ class Checking:
         self._lanes = lanes
         self._endings = endings
         self._agenda = agenda
+        self._nudges = nudges
         self.closing = False
 
     # --- checking
@@ -75,7 +78,7 @@ class Checking:
                 commands += self._endings.give_up(batch, _VANISHED, now)
             else:
                 batch.denied_since = batch.denied_since or now
-                self._agenda.set(batch.key, now + self._pause(batch, now))
+                self._agenda.set(batch.key, now + self._nudges.pause(batch, now))
         return commands
 
     def heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
@@ -92,7 +95,7 @@ class Checking:
         if now - (batch.overdue_since or now) >= CANCELLING:
             batch.status = structs.replace(batch.status, status="expired")
             return self._ended(batch, now)
-        self._agenda.set(batch.key, now + self._pause(batch, now))
+        self._agenda.set(batch.key, now + self._nudges.pause(batch, now))
         admitted = self._admitted(batch, now) if is_admitted(batch.status.status) else []
         return [*admitted, *self._look_at_age(batch, now), *self._cancel(batch, now)]
 
@@ -126,29 +129,29 @@ class Checking:
         batch.was_late = True
         usually = "" if usual is None else f", where others took {usual / 60:.0f}"
         message = f"Batch {batch.remote_id} has been {batch.status.status} for {age / 60:.0f} minutes{usually}."
-        return [Tell(Notice("late", message, batch.lane, batch.remote_id))]
+        return [Tell("late", message, batch.lane, batch.remote_id)]
 
     def _admitted(self, batch: Batch, now: float) -> list[Command]:
         """Note that the provider took the batch into its queue: the next may be let in."""
         lane = self._lanes[batch.lane]
         lane.admitted()
         news = lane.ledger.admit(batch.key, now)
-        return self._batches.make_room(batch.lane.queue, now) if news else []
+        told = self._batches.admitted(batch) if news else []
+        return [*told, *self._batches.make_room(batch.lane.queue, now)] if news else []
 
     def _ended(self, batch: Batch, now: float) -> list[Command]:
         """Give the room of a batch to others, and read its files."""
         batch.step(Step.ENDED)
+        self._nudges.ended(batch, now)
+        told: list[Command] = []
         if is_admitted(batch.status.status):
             lane = self._lanes[batch.lane]
             lane.admitted()
             lane.ledger.release(batch.key, now)
+            told = self._batches.released(batch, ran=True)
         if not has_files(batch.status):
-            return self._endings.finish(batch, now)
-        return [*self._batches.next_steps([batch], now), *self._batches.make_room(batch.lane.queue, now)]
-
-    def _pause(self, batch: Batch, now: float) -> float:
-        batch.checks += 1
-        return check_pause(now - batch.opened_at, self._timing, spread(batch.key, batch.checks))
+            return [*told, *self._endings.finish(batch, now)]
+        return [*told, *self._batches.next_steps([batch], now), *self._batches.make_room(batch.lane.queue, now)]
 
     # --- collecting
 

@@ -4,18 +4,18 @@ The outcome of each `Step` comes back as an event, or as `Failed` for its `keys`
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
-from ..models import Attempt, BatchStatus, Failure, Lane, Notice, PackedBatch, Row, Run, Sought
-from .events import Done, Escalated, Learned, Packed, Returned, Settled
+from ..models import Attempt, BatchStatus, Failure, Lane, PackedBatch, Queue, Row, Run, Sought
+from .events import Admitted, Done, Escalated, GivenUp, Learned, Packed, Released, Returned, Settled
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """Record a fact that the engine decided, and feed it back."""
 
-    fact: Packed | Returned | Done | Learned | Settled | Escalated
+    fact: Packed | Returned | Done | Learned | Settled | Escalated | Admitted | Released | GivenUp
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +34,28 @@ class Upload(msgspec.Struct, frozen=True, gc=False):
     def keys(self) -> tuple[str, ...]:
         """Name the batches this is for."""
         return (self.batch.key,)
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Ask the journal for room for a batch of so many `tokens`, which is to be created; `at` is now.
+
+    With those of others they may come to `room`, infinite where no limit is known; where it goes `first`, nobody else's
+    may be validating. `heard_at` is when the limit was heard of. In `shards` are all batches that `room` allows for.
+    """
+
+    key: str
+    queue: Queue
+    tokens: int
+    room: float
+    first: bool
+    heard_at: float
+    shards: frozenset[int]
+    at: float
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Name the batches this is for."""
+        return (self.key,)
 
 
 class Create(msgspec.Struct, frozen=True, gc=False):
@@ -127,9 +149,18 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tell(msgspec.Struct, frozen=True, gc=False):
-    """Tell whoever looks after the pool."""
+    """Tell whoever looks after the pool of something that deserves a look; the kinds are those of `carpool.Event`."""
 
-    notice: Notice
+    kind: Literal["held", "late", "strangers"]
+    message: str
+    lane: Lane | None = None
+    batch_id: str | None = None
+
+
+class Relay(msgspec.Struct, frozen=True, gc=False):
+    """Tell the other processes of the journal that these remote batches have ended, which are not known here."""
+
+    remote_ids: tuple[str, ...]
 
 
 class Anew(msgspec.Struct, frozen=True, gc=False):
@@ -162,5 +193,7 @@ class Discard(msgspec.Struct, frozen=True, gc=False):
     segment: int
 
 
-Step: TypeAlias = Upload | Create | Find | Check | Collect
-Command: TypeAlias = Record | Count | Step | SendLive | Settle | Bill | Fail | Tell | Anew | Cancel | Delete | Discard
+Step: TypeAlias = Upload | Claim | Create | Find | Check | Collect
+Command: TypeAlias = (
+    Record | Count | Step | SendLive | Settle | Bill | Fail | Tell | Relay | Anew | Cancel | Delete | Discard
+)

@@ -1,10 +1,10 @@
 """How batches end, and what becomes of their rows: answered, refused for good, or sent again."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 
 from ..config import Timing
-from ..models import OUT_OF_MONEY, Attempt, Failure, Notice, Run
+from ..models import OUT_OF_MONEY, Attempt, Failure
 from .batch import OVERDUE, Batch, Stage
 from .batches import Batches
 from .cadence import spread
@@ -13,7 +13,7 @@ from .escalations import LOST, Escalations
 from .events import Answered, Learned, unanswered
 from .lanes import Lanes
 from .packing import Waiting
-from .retries import Retries, attempt_by, attempt_of, is_passing
+from .retries import History, Retries, attempt_by, attempt_of, attempts_of, is_passing
 from .verdicts import condemned, for_rows, hopeless, input_unseen, left_over
 
 _NEVER_FITS = Failure(
@@ -131,7 +131,7 @@ class Endings:
         if not batch.strangers:
             return []
         message = f"{len(batch.strangers)} rows in the files of batch {batch.remote_id} are of requests not sent in it."
-        return [Tell(Notice("strangers", message, batch.lane, batch.remote_id))]
+        return [Tell("strangers", message, batch.lane, batch.remote_id)]
 
     def give_up_lane(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         """End a batch that had no hope, and all that is like it, with one clear error."""
@@ -143,19 +143,21 @@ class Endings:
 
     def end(self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False) -> list[Command]:
         """Settle whatever is left of a batch with one failure and drop it."""
-        rest = self._rest(batch)
-        self._escalations.keep_lost(batch.lane, rest.drop(self._escalations.unheard(batch)))
-        failed = self._fail(batch, batch.open.intersection(_numbers(rest)), failure)
+        rest, left = self._rest(batch)
+        unheard = self._escalations.unheard(batch)
+        kept = self._escalations.keep_lost(batch.lane, rest.drop(unheard), now)
+        failed = self._fail(batch, left - unheard, failure)
         dropped = self._batches.drop(batch, list(rest), now, keep_files=keep_files)
-        return [*failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
+        return [*kept, *failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
 
     def give_up(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
-        """Tell whoever waits, and leave a batch that may be paid for to the next process: nothing is recorded."""
+        """Tell whoever waits, and leave a batch that may be paid for to the next process: no end is recorded."""
         if now - batch.packed_at >= OVERDUE:
             return self.end(batch, failure, now, keep_files=True)
-        failed = self._fail(batch, batch.open.intersection(_numbers(self._rest(batch))), failure, for_good=False)
+        _, left = self._rest(batch)
+        failed = self._fail(batch, left, failure, for_good=False)
         self._batches.forget(batch, now)
-        return [*failed, *self._batches.make_room(batch.lane.queue, now)]
+        return [*failed, *self._batches.released(batch), *self._batches.make_room(batch.lane.queue, now)]
 
     def failed_for_good(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         """Tell the rows of a batch why its step failed."""
@@ -166,25 +168,28 @@ class Endings:
             return self.give_up_lane(batch, failure, now)
         return self._refuse(batch, failure, now) if failure.kind == "rejected" else self.end(batch, failure, now)
 
-    def _rest(self, batch: Batch) -> Waiting:
-        """Give the rows of a batch that end with it: not those that go on alone, or ended in an earlier process."""
+    def _rest(self, batch: Batch) -> tuple[Waiting, set[int]]:
+        """Give the rows of a batch that end with it, and which of them are not settled.
+
+        Not those that go on alone, or ended in an earlier process.
+        """
         rest = Waiting()
         rest.put_back(batch.runs)
-        rest.drop(self._escalations.part(batch) | batch.gone)
-        return rest
+        apart = self._escalations.part(batch) | batch.gone
+        rest.drop(apart)
+        return rest, batch.open - apart
 
     def _fail(self, batch: Batch, rows: AbstractSet[int], failure: Failure, *, for_good: bool = True) -> list[Command]:
         if not rows:
             return []
         attempt = attempt_by(failure, batch.remote_id)
         self._lanes.ended(batch.lane, failed=len(rows))
-        sent = batch.remote_id is not None
-        attempts = {row: self._retries.history(row, self._last(batch, row, attempt)) for row in rows} if sent else {}
+        attempts = {} if batch.remote_id is None else self._histories(batch, rows, attempt)
         return [Fail(batch.remote_id, frozenset(rows), failure, for_good, attempts)]
 
-    def _last(self, batch: Batch, row: int, attempt: Attempt) -> Attempt:
-        failed = batch.failed.get(row)
-        return attempt if failed is None else attempt_of(failed, batch.remote_id or "")
+    def _histories(self, batch: Batch, rows: AbstractSet[int], attempt: Attempt) -> dict[int, History]:
+        failed = attempts_of(batch.failed, rows, batch.remote_id or "")
+        return self._retries.histories(rows, failed, attempt)
 
     # --- sending again
 
@@ -192,14 +197,12 @@ class Endings:
         self, batch: Batch, failure: Failure, now: float, *, keep_files: bool = False
     ) -> list[Command]:
         """Send what is left of a batch again, but for what has failed so too often."""
-        attempt = attempt_by(failure, batch.remote_id)
         left = batch.open - self._escalations.part(batch) - self._escalations.unheard(batch)
-        newest = {row: self._last(batch, row, attempt) for row in left}
-        last = set() if batch.revoked else {row for row in left if self._retries.is_last(row, newest[row])}
+        histories = self._histories(batch, left, attempt_by(failure, batch.remote_id))
+        last = set() if batch.revoked else self._retries.over(histories)
         missing = last - batch.failed.keys()
         ended = [*self._settle(batch, last - missing), *self._fail(batch, missing, failure)]
-        for row in left - last:
-            self._retries.note(row, newest[row])
+        self._retries.note({row: histories[row] for row in left - last} if last else histories)
         return [*ended, *self.send_again(batch, now, without=last, keep_files=keep_files)]
 
     def _settle(self, batch: Batch, rows: AbstractSet[int]) -> list[Command]:
@@ -209,7 +212,7 @@ class Endings:
         numbers, batch_id = sorted(rows), batch.remote_id or ""
         failed = [batch.failed[row] for row in numbers]
         self._lanes.ended(batch.lane, failed=len(numbers))
-        attempts = {row: self._retries.history(row, attempt_of(batch.failed[row], batch_id)) for row in numbers}
+        attempts = self._histories(batch, rows, attempt_of(failed[0], batch_id))
         return [Settle(batch_id, batch.lane, numbers, failed, None, attempts), Record(unanswered(numbers, batch_id))]
 
     def send_again(
@@ -220,12 +223,12 @@ class Endings:
         Those of an earlier process that nobody has asked for are kept, and not sent; nor is what was cancelled, or sent
         live in vain.
         """
-        rest = self._rest(batch)
-        left = batch.open.intersection(_numbers(rest)).difference(without)
-        lost = {row for row in left if self._escalations.is_lost(row)}
+        rest, left = self._rest(batch)
+        left.difference_update(without)
+        lost = self._escalations.lost(left)
         stopped = left - lost if batch.revoked else frozenset[int]()
         unheard = lost & self._escalations.unheard(batch)  # whoever asks is told
-        self._escalations.keep_lost(batch.lane, rest.drop(unheard))
+        kept = self._escalations.keep_lost(batch.lane, rest.drop(unheard), now)
         lost -= unheard
         ends = ((lost, LOST), (stopped, ON_PURPOSE))
         failed = [Fail(batch.remote_id, frozenset(rows), failure) for rows, failure in ends if rows]
@@ -239,15 +242,16 @@ class Endings:
         if batch.asked is not None:
             unasked = rest.drop([row for row in batch.rows if row not in batch.asked])
             self._lanes[batch.lane].dormant.put_back(unasked)
-        self._lanes.put_back(batch.lane, list(rest))
-        dropped = self._batches.drop(batch, settled, now, keep_files=keep_files)
+        self._lanes.put_back(batch.lane, list(rest), batch.key)
+        dropped = self._batches.drop(batch, settled, now, keep_files=keep_files, again=rest.rows)
         heavy = self._lanes.measure_up(batch.lane.queue, now)
-        return [*failed, *dropped, *taken_out, *heavy, *self._batches.make_room(batch.lane.queue, now)]
+        return [*kept, *failed, *dropped, *taken_out, *heavy, *self._batches.make_room(batch.lane.queue, now)]
 
     def refused(self, batch: Batch, limit: int | None, now: float) -> list[Command]:
         """Let the rows of a batch that found no room wait; what stands in line behind it is chosen anew."""
         ledger = self._lanes[batch.lane].ledger
         ledger.refuse(batch.key, limit, now, spread(batch.key, 0))
+        self._lanes.found_no_room(batch.key)
         if ledger.is_empty and batch.total > 1:
             ledger.split(batch.total)
         elif ledger.is_empty and self._lanes[batch.lane].refused_alone(batch.first_row, batch.load, now):
@@ -264,6 +268,7 @@ class Endings:
     def give_back(self, batch: Batch, now: float) -> list[Command]:
         """Drop a batch that was never created; its upload may be under way, and is deleted when it has arrived."""
         self._batches.note_upload(batch)
+        self._lanes.not_created()
         return self.send_again(batch, now)
 
     # --- cancelling
@@ -279,7 +284,3 @@ class Endings:
         """End a batch that was cancelled on purpose before it was created."""
         self._batches.note_upload(batch)
         return self.end(batch, ON_PURPOSE, now)
-
-
-def _numbers(runs: Iterable[Run]) -> Iterator[int]:
-    return (row for run in runs for row in run.rows)

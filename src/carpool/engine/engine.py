@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from ..config import DEFAULT_RETRY, Canary, Retry, Timing
-from ..models import Failure, FileLimits, Lane, Queue
+from ..models import Failure, FileLimits, Lane, Queue, Run
 from ..naming import client_key
 from .agenda import Agenda
 from .batch import (
@@ -19,16 +19,19 @@ from .batch import (
 from .batches import Batches
 from .cadence import backoff, spread
 from .checking import Checking
+from .claiming import Claiming
 from .commands import Anew, Cancel, Command, Delete, Upload
 from .endings import ON_PURPOSE, Endings
 from .escalations import Escalations
 from .events import (
     Abandoned,
     Accepted,
+    Admitted,
     Answered,
     Asked,
     Barred,
     Checked,
+    Claimed,
     Cleared,
     Closing,
     Collected,
@@ -42,6 +45,7 @@ from .events import (
     Event,
     Failed,
     Flush,
+    GivenUp,
     Learned,
     Leave,
     Limited,
@@ -49,19 +53,25 @@ from .events import (
     NotFound,
     Packed,
     Recovered,
+    Released,
     Returned,
     Revoked,
     Settled,
+    Shared,
     Spent,
     Tick,
     Uncountable,
     Uploaded,
+    Wanted,
+    Woken,
 )
 from .lane import LaneStats
 from .lanes import Lanes, Name
+from .nudges import Nudges
 from .recovery import Recovery
 from .retries import Retries
 
+_TOLD = (Settled, Delivered, Done, Cleared, Learned, Discarded, Spent, Admitted, Released, Wanted, GivenUp)
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _TWICE = Failure("lost", "The provider gave one id to two batches.")
 
@@ -89,17 +99,23 @@ class Engine:
         self._abandon = math.inf if keeps else timing.abandon
         self._agenda: Agenda[Name] = Agenda()
         self._lanes = Lanes(timing, limits, self._agenda, numbered, canary)
-        self._batches = Batches(self._lanes, self._agenda, timing.lookup)
+        self._batches = Batches(self._lanes, self._agenda, timing.lookup, claims=keeps)
         self._retries = Retries(retry)
         self._escalations = Escalations(self._lanes, self._batches, keeps=keeps)
         self._endings = Endings(pool, timing, self._batches, self._lanes, self._retries, self._escalations)
-        self._checking = Checking(timing, self._abandon, self._batches, self._lanes, self._endings, self._agenda)
+        self._claiming = Claiming(timing, self._batches, self._lanes, self._endings)
+        self._nudges = Nudges(timing, self._batches, self._agenda, keeps=keeps)
+        self._checking = Checking(
+            timing, self._abandon, self._batches, self._lanes, self._endings, self._agenda, self._nudges
+        )
         self._recovery = Recovery(pool, self._lanes, self._batches, self._escalations)
         self.created = 0  # batches
         self._leaving = False
         self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
             Accepted: self._lanes.accepted,
             Limited: self._limited,
+            Shared: self._shared,
+            Claimed: self._claiming.claimed,
             Counted: self._counted,
             Uncountable: self._uncountable,
             Packed: self._packed,
@@ -120,16 +136,17 @@ class Engine:
             Revoked: self._revoked,
             Barred: lambda event, now: self._lanes.bar_all(event.failure, math.inf),
             Closing: self._close,
+            Woken: self._nudges.woken,
             Flush: self._flush,
             Leave: self._leave,
             Tick: self._tick,
             # Told by the engine itself, and of use to a journal only.
-            **dict.fromkeys((Settled, Delivered, Done, Cleared, Learned, Discarded, Spent), lambda event, now: []),
+            **dict.fromkeys(_TOLD, lambda event, now: []),
         }
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take note of an event and say what is to be done."""
-        return self._retries.close(self._on[type(event)](event, now))
+        return self._escalations.close(self._retries.close(self._on[type(event)](event, now)))
 
     def replay(self, fact: Event, at: float) -> None:
         """Take note of a fact that an earlier process recorded at `at`; what it leads to waits for `Recovered`."""
@@ -146,6 +163,15 @@ class Engine:
             submitted[batch.lane] += batch.unsettled
         return tuple(state.stats(lane, submitted[lane]) for lane, state in self._lanes.items())
 
+    def waiting(self) -> list[Run]:
+        """Give the rows that wait to be packed, also those whose packing is being recorded."""
+        return [run for _, state in self._lanes.items() for run in state.waiting]
+
+    @property
+    def has_batches(self) -> bool:
+        """Tell whether any batch is not over."""
+        return next(iter(self._batches), None) is not None
+
     @property
     def backlog(self) -> int:
         """Give the bytes of the lines that wait to be packed."""
@@ -160,6 +186,10 @@ class Engine:
         wanted = sorted(rows)
         return {row for batch in self._batches if batch.remote_id is not None for row in batch.holds(wanted)}
 
+    def holds(self, key: str) -> bool:
+        """Tell whether a batch is known, and not over."""
+        return self._batches.get(key) is not None
+
     def remote_ids(self) -> frozenset[str]:
         """Name the batches that run."""
         return frozenset(batch.remote_id for batch in self._batches if batch.remote_id is not None)
@@ -167,7 +197,16 @@ class Engine:
     # --- limits, counting and packing
 
     def _limited(self, event: Limited, now: float) -> list[Command]:
-        return self._lanes.limited(event, now) + self._batches.make_room(event.queue, now)
+        before = self._lanes.ledger(event.queue).cap
+        commands = self._lanes.limited(event, now) + self._lanes.choose_smaller(event.queue, before)
+        return commands + self._batches.make_room(event.queue, now)
+
+    def _shared(self, event: Shared, now: float) -> list[Command]:
+        commands: list[Command] = []
+        for queue, before in self._lanes.share(event.share):
+            commands += self._lanes.measure_up(queue, now) + self._lanes.choose_smaller(queue, before)
+            commands += self._batches.make_room(queue, now)
+        return commands
 
     def _counted(self, event: Counted, now: float) -> list[Command]:
         return self._lanes.counted(event) + self._batches.make_room(event.lane.queue, now)
@@ -218,6 +257,7 @@ class Engine:
 
     def _close(self, event: Closing, now: float) -> list[Command]:
         self._checking.closing = True
+        self._lanes.packs = event.submit
         return []
 
     def _flush(self, event: Flush, now: float) -> list[Command]:
@@ -239,7 +279,7 @@ class Engine:
         return commands
 
     def _asked(self, event: Asked, now: float) -> list[Command]:
-        recalled, commands = self._lanes.recall(event.rows, now)
+        recalled, commands = self._lanes.recall(event.rows, now, event.pack_by)
         rows = sorted(event.rows)
         for batch in self._batches:
             recalled |= batch.recall(rows)
@@ -269,6 +309,7 @@ class Engine:
         self._lanes.created(batch.lane, batch.key, batch.load, now)
         self.created += 1
         self._batches.created(batch, event.status)
+        self._nudges.created(batch, now)
         if self._leaving:
             return self._give_up(batch)
         cancelled = self._batches.cancel(batch) if batch.revoked else []
@@ -302,7 +343,7 @@ class Engine:
         self._escalations.leave(batch)
         batch.failing_since = None  # it may stand there for hours
         self._lanes.stand_in_line(batch.lane, batch.key, batch.load, now)
-        return self._batches.make_room(batch.lane.queue, now)
+        return [*self._batches.released(batch), *self._batches.make_room(batch.lane.queue, now)]
 
     # --- time
 

@@ -1,35 +1,48 @@
 """Rows that are sent live, because their time runs out before their batch ends: each once, whatever becomes of it."""
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from itertools import chain
+from typing import NamedTuple
 
 from ..models import Failure, Lane, Run
 from .batch import Batch, Stage
 from .batches import Batches
 from .commands import Bill, Command, Fail, Record, SendLive, Settle
-from .events import Escalate, Escalated, LiveEnded
+from .events import Escalate, Escalated, GivenUp, LiveEnded
 from .lanes import Lanes
 from .packing import singles, stretches
 
+_UNSENT = frozenset(("expired", "budget"))  # kinds of failure of live calls that were not made, or were not paid for
 LOST = Failure("expired", "The request was sent live before its timeout, and no answer came; it is not sent again.")
+
+
+_KEPT = 86_400.0  # seconds
+
+
+class _Lost(NamedTuple):
+    lane: Lane
+    run: Run
+    event: LiveEnded
+    at: float
 
 
 class Escalations:
     """Take rows out of the queue where they wait, and follow those that travel in a batch as well.
 
-    Where a journal `keeps` them, those sent in vain stay known until somebody is told: who asks for one anew would have
-    it sent live, and billed, twice.
+    Where a journal `keeps` them, those sent in vain that may have been billed stay known for a day, or until somebody
+    is told: who asks for one anew would have it sent live, and billed, twice.
     """
 
     def __init__(self, lanes: Lanes, batches: Batches, *, keeps: bool) -> None:
         self._lanes = lanes
         self._batches = batches
         self._keeps = keeps
-        self._sent: set[int] = set()  # all that ever were
+        self._sent: set[int] = set()  # and have not come to an end
         self._flying: dict[int, tuple[Lane, Run]] = {}  # of which the live call is under way
         self._alone: set[int] = set()  # of these, those that are in no batch
         self._packing: set[int] = set()  # rows that are sent once their packing is recorded
-        self._lost: dict[int, tuple[Lane, Run, LiveEnded]] = {}  # in no batch, sent in vain, and nobody heard
+        self._lost: dict[int, _Lost] = {}  # in no batch, sent in vain, and nobody heard
 
     # --- sending
 
@@ -46,6 +59,8 @@ class Escalations:
 
     def packed(self, batch: Batch) -> list[Command]:
         """Have rows sent live that were being packed when they should have been."""
+        if not self._packing:
+            return []
         rows = sorted(self._packing.intersection(batch.rows))
         self._packing.difference_update(rows)
         return self._send([(batch.lane, run) for run in self._of_batch(batch, rows)]) if rows else []
@@ -69,19 +84,19 @@ class Escalations:
         for run in event.runs:
             self._sent.update(run.rows)
             self._flying |= {single.rows[0]: (event.lane, single) for single in singles(run)}
-        return [SendLive(event.lane, event.runs)]
+        return [SendLive(event.lane, event.runs), *self._forget_lost(now)]
 
     # --- what becomes of them
 
     def ended(self, event: LiveEnded, now: float) -> list[Command]:
         """Settle a row by its live answer, unless its batch was faster, or may still have a better one."""
         lane, run = self._flying.pop(event.row)
-        unheard = self._keeps and not event.awaited and not (event.answer is not None and event.answer.ok)
+        unheard = self._keeps and not event.awaited and may_be_billed(event)
         if event.row in self._alone:
             self._alone.discard(event.row)
             if unheard:
-                self._lost[event.row] = lane, run, event
-                return []
+                self._lost[event.row] = _Lost(lane, run, event, now)
+                return [Record(GivenUp((event.row,)))]
             return [self._settle(lane, event), *self._lanes.settled([run])]
         batch = next((batch for batch in self._batches if batch.holds((event.row,))), None)
         if event.answer is not None and event.answer.ok:
@@ -108,14 +123,22 @@ class Escalations:
         self._alone |= flying
         return flying
 
-    def is_lost(self, row: int) -> bool:
-        """Tell whether a row was sent live in vain: it has its batch only."""
-        return row in self._sent and row not in self._flying
+    def lost(self, rows: AbstractSet[int]) -> set[int]:
+        """Say which of these rows were sent live in vain: they have their batch only."""
+        return {row for row in rows & self._sent if row not in self._flying}
 
     def unheard(self, batch: Batch) -> set[int]:
         """Give the rows of a batch that were sent live in vain and that nobody awaits: they end when somebody asks."""
         unasked = batch.abandoned if batch.asked is None else batch.open - batch.asked
-        return {row for row in unasked & batch.open if self.is_lost(row)} if self._keeps and self._sent else set()
+        return self.lost(unasked & batch.open) if self._keeps and self._sent else set()
+
+    def close(self, commands: list[Command]) -> list[Command]:
+        """Forget the rows that end by these commands."""
+        if self._sent:
+            for command in commands:
+                if isinstance(command, Settle) or (isinstance(command, Fail) and command.for_good):
+                    self._sent.difference_update(command.numbers)
+        return commands
 
     # --- what an earlier process left
 
@@ -123,13 +146,13 @@ class Escalations:
         """Take note of rows that an earlier process sent live."""
         self._sent.update(row for run in event.runs for row in run.rows)
 
-    def recover(self, batches: Iterable[Batch]) -> None:
+    def recover(self, batches: Iterable[Batch], now: float) -> None:
         """Part those that an earlier process sent live from what may be sent; batches that have not run lose them."""
         for batch in batches:
             if batch.stage is Stage.PACKED:
                 self.leave(batch)
         for lane, runs in self._lanes.forget_dormant(self._sent):
-            self.keep_lost(lane, runs)
+            self.keep_lost(lane, runs, now)
 
     def leave(self, batch: Batch) -> None:
         """Let rows that an earlier process sent live leave a batch that was not created."""
@@ -137,16 +160,30 @@ class Escalations:
         if self._sent:
             batch.escaped |= batch.holds(sorted(self._sent))
 
-    def keep_lost(self, lane: Lane, runs: Iterable[Run]) -> None:
+    def keep_lost(self, lane: Lane, runs: Iterable[Run], now: float) -> list[Command]:
         """Keep rows that were sent live in vain, and that nobody has asked for again, until somebody does."""
-        for single in chain.from_iterable(map(singles, runs)):
-            self._lost[single.rows[0]] = lane, single, LiveEnded(single.rows[0])
+        kept = {single.rows[0]: single for single in chain.from_iterable(map(singles, runs))}
+        for row, single in kept.items():
+            self._lost[row] = _Lost(lane, single, LiveEnded(row), now)
+        return [Record(GivenUp((*kept,)))] if kept else []
 
     def asked(self, rows: Iterable[int]) -> tuple[set[int], list[Command]]:
         """Hear that rows are asked for again; says which are here, and fails those that were sent live in vain."""
         here = self._alone.intersection(rows)
         lost = sorted(self._lost.keys() & rows)
+        return here.union(lost), self._end_lost(lost)
+
+    def _forget_lost(self, now: float) -> list[Command]:
+        """End what was kept for a day: whoever might have asked for it has done without."""
+        return self._end_lost([row for row, lost in self._lost.items() if lost.at + _KEPT <= now])
+
+    def _end_lost(self, rows: Iterable[int]) -> list[Command]:
         commands: list[Command] = []
-        for lane, run, event in map(self._lost.pop, lost):
-            commands += [self._settle(lane, event), *self._lanes.settled([run])]
-        return here.union(lost), commands
+        for lost in map(self._lost.pop, rows):
+            commands += [self._settle(lost.lane, lost.event), *self._lanes.settled([lost.run])]
+        return commands
+
+
+def may_be_billed(event: LiveEnded) -> bool:
+    """Tell whether a live call that came to no answer may be billed all the same; a refusal is not."""
+    return event.answer is None and (event.failure is None or event.failure.kind not in _UNSENT)

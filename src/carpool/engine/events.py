@@ -6,34 +6,41 @@ same settings to the same state. The other events ask or notice; nothing is lost
 A journal records the facts on which paid answers depend, and tells them again until the batch they concern is over.
 """
 
+import math
 from array import array
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Collection, Iterable
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from ..models import BatchStatus, Failure, Lane, Leftovers, Queue, Row, Run
-from .ledger import Source
+from .limit import Source
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """Fact: these rows joined a lane; `rich` when some may hold images or files.
 
-    `digests` are those by which a journal knows the requests again, end to end, and empty where there is none.
+    `digests` are those by which a journal knows the requests again, end to end, and empty where there is none. They
+    should be packed by the time `pack_by`, as some have little time: of use to the process that took them in only.
     """
 
     lane: Lane
     run: Run
     rich: bool = False
     digests: bytes = b""
+    pack_by: float = math.inf
 
 
 class Limited(msgspec.Struct, frozen=True, gc=False):
-    """Fact: the user, the table or an earlier run says that so many tokens may be enqueued, None for no limit."""
+    """Fact: the user, the table or an earlier run says that so many tokens may be enqueued, None for no limit.
+
+    A number of the table that comes `anew` takes the place of what refusals said.
+    """
 
     queue: Queue
     tokens: int | None
     source: Source
+    anew: bool = False
 
 
 class Counted(msgspec.Struct, frozen=True, gc=False):
@@ -157,11 +164,15 @@ class Delivered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
-    """Fact: a batch is over, and `leaves` this to be deleted; those of its rows that are not settled wait again."""
+    """Fact: a batch is over, and `leaves` this to be deleted; those of its rows that are not settled wait again.
+
+    How many, `again` says to whoever looks on; no journal keeps it.
+    """
 
     key: str
     batch_id: str | None
     leaves: Leftovers | None = None
+    again: int = 0
 
 
 class Cleared(msgspec.Struct, frozen=True, gc=False):
@@ -209,14 +220,110 @@ class Spent(msgspec.Struct, frozen=True, gc=False):
     times: tuple[float, ...]
 
 
+class Claimed(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the journal was asked for room for a batch, and has `granted` it, or others hold it.
+
+    Other processes hold `others` tokens of the queue. A limit that one of them heard of since, and when, is `learned`:
+    it is to be looked at first. Since the last time they created batches at the times `created`, and batches of theirs
+    have `ended`, of so many tokens each.
+    """
+
+    key: str
+    queue: Queue
+    granted: bool
+    others: int = 0
+    learned: tuple[int, float] | None = None
+    created: tuple[float, ...] = ()
+    ended: tuple[tuple[Queue, float, int], ...] = ()
+
+
+class Admitted(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the provider took a batch into its queue."""
+
+    key: str
+
+
+class Released(msgspec.Struct, frozen=True, gc=False):
+    """Fact: a batch holds no room any more: it has ended at the provider, where it `ran`, or was not created."""
+
+    key: str
+    ran: bool = False
+
+
+class Wanted(msgspec.Struct, frozen=True, gc=False):
+    """Fact: this process asks for rows of earlier ones again; whoever wants the same waits for what comes of them."""
+
+    rows: Collection[int]
+
+
+class GivenUp(msgspec.Struct, frozen=True, gc=False):
+    """Fact: nothing comes of these rows while this process lives; whoever wants the same need not wait."""
+
+    rows: Collection[int]
+
+
+class Shared(msgspec.Struct, frozen=True, gc=False):
+    """Fact: so large a share of every limit, and of the creations an hour, is this pool's; the rest is others'."""
+
+    share: float
+
+
+class Submission(NamedTuple):
+    """Name a request whose outcome is kept until it is acked; `until` is when its timeout is over, None without one."""
+
+    row: int
+    key: str | None = None
+    tags: tuple[str, ...] = ()
+    until: float | None = None
+
+
+class Submitted(msgspec.Struct, frozen=True, gc=False):
+    """Fact, for a journal only: these were submitted; recorded together with the rows."""
+
+    submissions: tuple[Submission, ...]
+
+
+class Unmet(msgspec.Struct, frozen=True, gc=False):
+    """Fact, for a journal only: these submissions ended without an answer; `error` is packed, and says why."""
+
+    rows: "array[int]"
+    error: bytes
+
+
+class Acked(msgspec.Struct, frozen=True, gc=False):
+    """Fact, for a journal only: somebody has taken care of the outcome of this row, which was an answer, or not."""
+
+    row: int
+    answered: bool
+
+
+class Unclaimed(msgspec.Struct, frozen=True, gc=False):
+    """Fact, for a journal only: nothing was submitted under a key that was claimed."""
+
+    key: str
+
+
+class Outstanding(msgspec.Struct, frozen=True, gc=False):
+    """Fact, told again only: these rows were submitted, and their outcomes are not acked; packed arrays.
+
+    `ended` are those that are answered, or failed. Those that are still `open` may have tags, and timeouts.
+    """
+
+    ended: "array[int]"
+    open: "array[int]"
+    tags: dict[int, tuple[str, ...]] = {}
+    until: dict[int, float] = {}
+
+
 class Recovered(msgspec.Struct, frozen=True, gc=False):
     """Notice that all was told again: what was under way may go on."""
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """Notice that callers ask again for these rows of an earlier time."""
+    """Notice that callers ask again for these rows of an earlier time; they should be packed by a time."""
 
     rows: tuple[int, ...]
+    pack_by: float = math.inf
 
 
 class Abandoned(msgspec.Struct, frozen=True, gc=False):
@@ -238,13 +345,24 @@ class Revoked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Closing(msgspec.Struct, frozen=True, gc=False):
-    """Notice that no new calls are taken: what nobody awaits is not cancelled any more for want of callers."""
+    """Notice that no new calls are taken: what nobody awaits is not cancelled any more for want of callers.
+
+    Unless `submit`, nothing is packed any more: what waits is left to the next process.
+    """
+
+    submit: bool = True
 
 
 class Barred(msgspec.Struct, frozen=True, gc=False):
     """Notice that nothing more may be sent, and why: what waits ends with this failure, and so does what comes."""
 
     failure: Failure
+
+
+class Woken(msgspec.Struct, frozen=True, gc=False):
+    """Notice that the provider says that these remote batches have ended, of which some may be of others."""
+
+    remote_ids: tuple[str, ...]
 
 
 class Flush(msgspec.Struct, frozen=True, gc=False):
@@ -274,6 +392,12 @@ Fact: TypeAlias = (
     | Collected
     | Checked
     | NotFound
+    | Claimed
+    | Admitted
+    | Released
+    | Wanted
+    | GivenUp
+    | Shared
     | Failed
     | Settled
     | Delivered
@@ -284,5 +408,12 @@ Fact: TypeAlias = (
     | Escalated
     | LiveEnded
     | Spent
+    | Submitted
+    | Unmet
+    | Acked
+    | Unclaimed
+    | Outstanding
 )
-Event: TypeAlias = Fact | Recovered | Asked | Abandoned | Escalate | Revoked | Barred | Closing | Flush | Leave | Tick
+Event: TypeAlias = (
+    Fact | Recovered | Asked | Abandoned | Escalate | Revoked | Barred | Closing | Woken | Flush | Leave | Tick
+)

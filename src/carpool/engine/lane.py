@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -10,10 +10,12 @@ from msgspec import structs
 
 from ..config import Canary, Timing
 from ..models import Failure, FileLimits, Lane, Load, Run
-from ..naming import shard_of
+from .arrivals import Arrivals
 from .cadence import backoff
-from .ledger import Ledger, Source
+from .ledger import Ledger
+from .limit import Source
 from .packing import Waiting, between, first_fit
+from .trial import Trial
 
 # How long a lane pauses whose input file the provider does not see, or to whose rows it has no answer: times
 # `poll_min`, and times `poll_max` at most.
@@ -101,8 +103,11 @@ Plan: TypeAlias = Pack | Measure | Wait
 class LaneState:
     """Hold what is known of one lane; `limits` are those of a file, `ledger` that of its queue."""
 
-    def __init__(self, limits: FileLimits, ledger: Ledger, canary: Canary | None = None) -> None:
-        self.waiting = Waiting()
+    def __init__(
+        self, timing: Timing, limits: FileLimits, ledger: Ledger, canary: Canary | None = None, *, shard: int = 0
+    ) -> None:
+        self.waiting = Waiting(shard)
+        self.arrivals = Arrivals(timing)
         self.dormant = Waiting()  # rows of an earlier time that nobody has asked for again
         self.ledger = ledger
         self.flushing = False
@@ -115,65 +120,62 @@ class LaneState:
         self._limits = limits
         self._held_until = 0.0
         self._lone: dict[int, _Lone] = {}  # requests that were refused though they were alone
-        # First rows of groups that came together, and when. What a recovered batch gives back came before.
-        self._arrivals: deque[tuple[int, float]] = deque(((0, 0.0),))
-        self._last_at = 0.0
         self._unseen = self._failing = 0
         self._suspects: deque[tuple[int, int]] = deque()  # first and last rows of what goes in files of their own
         self._refused_whole = 0  # batches in a row
         self._renewed_at = -math.inf
-        self._canary = canary  # until it has come back
-        self._canary_refused = self._canary_ran = 0
-        self._trial: str | None = None  # the batch in which it travels
+        self.trial = Trial(canary)
         self._barred: Bar | None = None
 
-    def add(self, run: Run, now: float, *, rich: bool = False) -> None:
-        """Let rows join; `rich` ones hold images or files."""
+    def add(self, run: Run, now: float, *, rich: bool = False, pack_by: float = math.inf) -> None:
+        """Let rows join; `rich` ones hold images or files, and some should be packed by a time."""
         self.rich = self.rich or rich
         if not self.waiting.rows:
-            self._arrivals.clear()
-        self._arrivals.append((run.rows[0], now))
-        self._last_at = now
+            self.arrivals.clear()
+        self.arrivals.came(self.waiting.place(run.rows[-1]), now, pack_by)
         self.waiting.append(run)
 
-    def recall(self, rows: Collection[int], now: float) -> set[int]:
-        """Let those of these rows that are dormant join, and say which they are."""
-        runs = self.dormant.drop(rows)
-        if runs:
+    def recall(self, rows: Sequence[int], now: float, pack_by: float = math.inf) -> set[int]:
+        """Let those of these rows, in order, join that are dormant, and say which of them wait now."""
+        runs = self.dormant.drop(rows) if self.dormant.rows else []
+        here = self.waiting.among(rows).union(row for run in runs for row in run.rows)
+        if here:
             if not self.waiting.rows:
-                self._arrivals.clear()
-                self._arrivals.append((runs[0].rows[0], now))
-            self._last_at = now
+                self.arrivals.clear()
+            self.arrivals.came(max(map(self.waiting.place, here)), now, pack_by)
             self.waiting.put_back(runs)
-        return {row for run in runs for row in run.rows}
+        return here
+
+    def put_back(self, runs: Sequence[Run], since: float) -> None:
+        """Let rows wait again that came at a time, without lingering."""
+        if not self.waiting.rows:
+            self.arrivals.clear()
+        self.arrivals.came_back(max(self.waiting.place(run.rows[-1]) for run in runs), since)
+        self.waiting.put_back(runs)
+        self.flushing = True
 
     @property
     def since(self) -> float:
-        """Give the time at which the longest waiting row came."""
-        while len(self._arrivals) > 1 and self._is_gone(self._arrivals[1][0]):
-            self._arrivals.popleft()
-        return self._arrivals[0][1]
-
-    def _is_gone(self, behind: int) -> bool:
-        """Tell whether nothing waits that came before the row `behind`; another process numbers its rows apart."""
-        return behind <= self.waiting.first and shard_of(behind) == shard_of(self.waiting.first)
+        """Give the time at which the longest waiting row came; math.inf where none waits."""
+        return self.arrivals.since(self.waiting.first) if self.waiting.rows else math.inf
 
     # --- what to do next
 
-    def plan(self, timing: Timing, now: float, ready_at: float, *, first: bool, countable: bool) -> Plan:
+    def plan(self, now: float, ready_at: float, *, first: bool, countable: bool) -> Plan:
         """Say what to do; at most one batch of the lane waits for room.
 
         `ready_at` is when one more batch may be created; `first` says that nobody stands in line for the queue's room,
         `countable` that tokens can be counted.
         """
-        if self.packing or self.counting or self.ahead is not None or self._trial is not None or not self.waiting.rows:
+        if self.packing or self.counting or self.ahead is not None or self.trial.is_under_way or not self.waiting.rows:
             return Wait(math.inf)
         ledger = self.ledger
         weight = ledger.scale.weigh(self.waiting.load)
         unsure = (weight >= ledger.share or (self.rich and ledger.cap < math.inf)) and not ledger.scale.calibrated
         if unsure and countable and self.waiting.load.size:  # an earlier process may have counted them
             return Measure(self.waiting.uncounted(_COUNT))
-        due = max(self._due(timing, full=weight >= ledger.share or self._is_canary_full), self._held_until, ready_at)
+        full = weight >= ledger.share or self.trial.is_full(self.waiting.rows)
+        due = max(self._due(full=full), self._held_until, ready_at)
         if due > now:
             return Wait(due)
         room = ledger.room(now) if first else 0.0
@@ -181,10 +183,10 @@ class LaneState:
             return Pack(tuple(first_fit(self._in_turn(now), self._file)))
         return self._share_out(room, now, countable=countable)
 
-    def _due(self, timing: Timing, *, full: bool) -> float:
+    def _due(self, *, full: bool) -> float:
         if self.flushing or full or self.waiting.full(self._limits):
             return -math.inf
-        return min(self._last_at + timing.linger, self.since + timing.max_linger)
+        return self.arrivals.due(self.waiting.first)
 
     def refused_alone(self, row: int, load: Load, now: float) -> bool:
         """Tell whether a request that was refused though it was alone is hopeless; let others go before it for a while.
@@ -200,7 +202,7 @@ class LaneState:
 
     @property
     def _file(self) -> FileLimits:
-        bounds = (self.ledger.most_rows, self._canary_left, self._limits.requests)
+        bounds = (self.ledger.most_rows, self.trial.left, self._limits.requests)
         return structs.replace(self._limits, requests=min(bound for bound in bounds if bound is not None))
 
     def _in_turn(self, now: float) -> Iterable[Run]:
@@ -263,7 +265,7 @@ class LaneState:
         It is not where one batch after another is refused, whatever is in it; and a canary is small, and judged whole.
         """
         self._refused_whole += 1
-        if len(rows) < 2 or self._canary is not None or self._refused_whole > _SPLITS:
+        if len(rows) < 2 or self.trial or self._refused_whole > _SPLITS:
             return False
         middle = len(rows) // 2
         self._suspects.extendleft(((rows[middle], rows[-1]), (rows[0], rows[middle - 1])))
@@ -305,44 +307,18 @@ class LaneState:
             self._barred = None
         return None if self._barred is None else self._barred.failure
 
-    @property
-    def _is_canary_full(self) -> bool:
-        left = self._canary_left
-        return left is not None and self.waiting.rows >= left
-
-    @property
-    def _canary_left(self) -> int | None:
-        """Count the requests that are still to go alone, None where there is no canary."""
-        if self._canary is None:
-            return None
-        return max(1, self._canary.requests - self._canary_refused - self._canary_ran)
-
     def packed(self, key: str) -> None:
         """Note that a batch was packed: the first of a lane may be its canary, which goes alone."""
         self.batches.add(key)
         self.ahead = key
-        if self._canary is not None:
-            self._trial = key
+        self.trial.packed(key)
 
     def dropped(self, key: str) -> None:
         """Forget a batch."""
         self.batches.discard(key)
         if self.ahead == key:
             self.ahead = None
-        if self._trial == key:
-            self._trial = None
-
-    def judge(self, key: str, refused: int, others: int, *, ran: bool) -> bool:
-        """Tell whether too much of a canary was refused; it is over when all came back, `others` of which `ran`."""
-        if key != self._trial or self._canary is None:
-            return False
-        self._canary_refused += refused
-        self._canary_ran += others if ran else 0
-        judged = self._canary_refused + self._canary_ran
-        failed = self._canary_refused > self._canary.share * max(judged, self._canary.requests)
-        if judged >= self._canary.requests and not failed:
-            self._canary = None
-        return failed
+        self.trial.dropped(key)
 
 
 def _hold(times: int, timing: Timing, jitter: float) -> float:

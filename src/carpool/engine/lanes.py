@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from ..config import Canary, Timing
-from ..models import Failure, FileLimits, Lane, Load, Notice, Queue, Run
+from ..models import Failure, FileLimits, Lane, Load, Queue, Run
+from ..naming import number_of, shard_of
 from .agenda import Agenda
 from .batch import Batch
 from .cadence import Pace
@@ -16,6 +17,7 @@ from .lane import Bar, LaneState, Measure, Plan, Wait, is_new, later
 from .ledger import Ledger
 from .packing import common, larger, sum_loads
 from .segments import Segments
+from .turns import Turns, rank, step_of
 
 Name: TypeAlias = Lane | Queue | str  # on the agenda: a lane, a queue, or a batch's key
 
@@ -38,17 +40,24 @@ class Lanes:
         self._ledgers: dict[Queue, Ledger] = {}
         self._countable_from: dict[Queue, float] = {}
         self._segments = Segments()
+        self._turns = Turns()
         self._pace = Pace(limits.creations_per_hour)
+        self._heard_at = -math.inf  # when it was last told what other processes created
+        self._share = 1.0  # of every limit, that is ours
         self._packed_count = packed_count
+        self._shard = shard_of(packed_count)
         self._decided = Counter[Queue]()  # packings that are being recorded
         self._returning: set[str] = set()  # batches whose return to their lane is being recorded
         self.leaving = False
+        self.packs = True
 
     def __getitem__(self, lane: Lane) -> LaneState:
         state = self._lanes.get(lane)
         if state is None:
-            state = self._lanes[lane] = LaneState(self._limits, self.ledger(lane.queue), self._canary)
-            self._by_queue[lane.queue] = sorted((*self._of(lane.queue), lane), key=lambda one: -one.priority)
+            ledger = self.ledger(lane.queue)
+            state = LaneState(self._timing, self._limits, ledger, self._canary, shard=self._shard)
+            self._lanes[lane] = state
+            self._by_queue.setdefault(lane.queue, []).append(lane)
         return state
 
     def items(self) -> Iterable[tuple[Lane, LaneState]]:
@@ -60,19 +69,22 @@ class Lanes:
         ledger = self._ledgers.get(queue)
         if ledger is None:
             ledger = self._ledgers[queue] = Ledger(self._timing.poll_max / 2)
+            ledger.hearsay.part = self._share
         return ledger
 
     def _of(self, queue: Queue) -> list[Lane]:
-        """Give the lanes of a queue, those first that go first."""
+        """Give the lanes of a queue."""
         return self._by_queue.get(queue, [])
 
+    def _rank(self, lane: Lane) -> float:
+        """Give the place of a lane among others: the lower goes first."""
+        state = self._lanes[lane]
+        return rank(self._turns.since(lane, state.since), lane.priority, step_of(state.ledger.usual))
+
     def _line_up(self, lane: Lane, key: str, load: Load) -> None:
-        """Let a batch wait for room: behind those that came before it, and before those of lower priority."""
-        line = self._lanes[lane].ledger.line
-        line[key] = load
-        lower = [self._lanes[other].batches for other in self._of(lane.queue) if other.priority < lane.priority]
-        for other in [other for other in line if any(other in batches for batches in lower)]:
-            line[other] = line.pop(other)
+        """Let a batch wait for room."""
+        ledger = self._lanes[lane].ledger
+        self._turns.line_up(ledger.line, key, load, step_of(ledger.usual))
 
     # --- collecting
 
@@ -80,7 +92,7 @@ class Lanes:
         """Let rows join a lane; those that might be above the whole limit are counted at once."""
         lane, run = event.lane, event.run
         state = self[lane]
-        state.add(run, now, rich=event.rich)
+        state.add(run, now, rich=event.rich, pack_by=event.pack_by)
         commands: list[Command] = [*map(Discard, self._segments.add(lane, run))]
         limit = state.ledger.limit.tokens
         if limit is not None and (large := tuple(larger(run, limit))):
@@ -92,6 +104,8 @@ class Lanes:
         """Drop rows that nobody awaits."""
         commands: list[Command] = []
         for lane, state in self._lanes.items():
+            if not state.waiting.rows:
+                continue
             dropped = state.waiting.drop(event.rows.difference(*(run.rows for run in state.packing)))
             if dropped:
                 commands += self.taken_out(dropped)
@@ -141,13 +155,25 @@ class Lanes:
         """Take note of a batch of an earlier time, whose number may be of another's span; gives its unsettled rows."""
         state = self[event.lane]
         state.batches.add(key)
-        self._pace.take(at)
+        self._turns.stand(key, event.lane, at)
+        if at > self._heard_at:
+            self._pace.take(at)
         return (row for run in state.dormant.take(event.runs) for row in run.rows)
 
     def remember_spent(self, event: Spent) -> None:
         """Count creations of an earlier time."""
         for at in event.times:
             self._pace.take(at)
+
+    def opened(self, now: float) -> None:
+        """Note that all is told that was created before the pool was opened."""
+        if self._heard_at == -math.inf:
+            self._heard_at = now
+
+    def hear_spent(self, times: Iterable[float], now: float) -> None:
+        """Count what other processes created since it was last told."""
+        self.remember_spent(Spent(tuple(times)))
+        self._heard_at = now
 
     def remember_created(self, lane: Lane, key: str, load: Load, at: float | None, now: float) -> None:
         """Hold room for a batch of an earlier time that was created `at` a time, or may have been."""
@@ -158,17 +184,15 @@ class Lanes:
         self._lanes[lane].ledger.forget(key, now)
         self._line_up(lane, key, load)
 
-    def recall(self, rows: Collection[int], now: float) -> tuple[set[int], list[Command]]:
+    def recall(self, rows: Collection[int], now: float, pack_by: float) -> tuple[set[int], list[Command]]:
         """Let dormant rows wait again, and say which of these rows wait now: some may have waited without a caller."""
         recalled: set[int] = set()
         commands: list[Command] = []
         wanted = sorted(rows)
         for lane, state in self._lanes.items():
-            recalled |= state.waiting.among(wanted)
-            if state.dormant.rows:
-                here = state.recall(rows, now)
-                recalled |= here
-                commands += self.consider(lane, now) if here else []
+            here = state.recall(wanted, now, pack_by)
+            recalled |= here
+            commands += self.consider(lane, now) if here else []
         return recalled, commands
 
     def close(self) -> list[Command]:
@@ -179,8 +203,24 @@ class Lanes:
 
     def limited(self, event: Limited, now: float) -> list[Command]:
         """Take what the user or the table says of a queue's limit."""
-        self.ledger(event.queue).learn(event.tokens, event.source, now)
+        self.ledger(event.queue).learn(event.tokens, event.source, now, anew=event.anew)
         return self.measure_up(event.queue, now)
+
+    def share(self, share: float) -> list[tuple[Queue, float]]:
+        """Keep to a share of every limit, and of the creations an hour; gives the queues, and what their caps were."""
+        before = [(queue, ledger.cap) for queue, ledger in self._ledgers.items()]
+        self._share = share
+        self._pace.resize(share * self._limits.creations_per_hour)
+        for ledger in self._ledgers.values():
+            ledger.hearsay.part = share
+        return before
+
+    def choose_smaller(self, queue: Queue, before: float) -> list[Command]:
+        """Choose what stands in line anew, where it is more than a share and the cap is lower than `before`."""
+        ledger = self.ledger(queue)
+        if ledger.cap >= before:
+            return []
+        return self.take_back([key for key, load in ledger.line.items() if ledger.scale.weigh(load) > ledger.share])
 
     def counted(self, event: Counted) -> list[Command]:
         """Take the tokens of rows that were counted."""
@@ -244,6 +284,8 @@ class Lanes:
         state = self._lanes[lane]
         state.answered += answered
         state.failed += failed
+        if answered or failed:
+            state.arrivals.freed()
 
     # --- what has no hope
 
@@ -287,7 +329,7 @@ class Lanes:
     def judge(self, batch: Batch, others: int, *, ran: bool) -> list[Command]:
         """Hear what became of a batch: a lane whose canary was refused takes nothing any more."""
         lane = batch.lane
-        if not self._lanes[lane].judge(batch.key, batch.refused, others, ran=ran):
+        if not self._lanes[lane].trial.judge(batch.key, batch.refused, others, ran=ran):
             return []
         quoted = "; ".join(dict.fromkeys(batch.refusals))
         message = (
@@ -306,14 +348,15 @@ class Lanes:
             return self._refuse_waiting(lane, failure)
         state.flushing = state.flushing and state.waiting.rows > 0
         plan: Plan = Wait(math.inf)
-        if not self.leaving:
+        if self.packs and not self.leaving:
             ready_at = self._pace.ready_at(now, self._decided.total())
+            state.ledger.thrift = self._pace.thrift(now)
             first = not state.ledger.line and not self._decided[lane.queue]
-            plan = state.plan(self._timing, now, ready_at, first=first, countable=self._countable(lane.queue, now))
+            plan = state.plan(now, ready_at, first=first, countable=self._countable(lane.queue, now))
         self._agenda.drop(lane)
         if isinstance(plan, Wait):
             if plan.until < math.inf:
-                self._agenda.set(lane, plan.until, state.since)
+                self._agenda.set(lane, plan.until, self._rank(lane))
             return []
         if isinstance(plan, Measure):
             return [self._count(lane, plan.runs)]
@@ -328,18 +371,25 @@ class Lanes:
         if state.packing:
             state.packing = ()
             self._decided[event.lane.queue] -= 1
+        self._turns.stand(key, event.lane, self._turns.since(event.lane, state.since))
         state.waiting.take(event.runs)
         self._packed_count = max(self._packed_count, event.number)
         self._pace.take(now)
         state.packed(key)
         self._line_up(event.lane, key, load)
 
-    def put_back(self, lane: Lane, runs: Sequence[Run]) -> None:
-        """Let rows that are in no batch any more wait again, without lingering."""
+    def put_back(self, lane: Lane, runs: Sequence[Run], key: str) -> None:
+        """Let rows of a batch wait again, without lingering, as they waited before."""
         if runs:
-            state = self._lanes[lane]
-            state.waiting.put_back(runs)
-            state.flushing = True
+            self._lanes[lane].put_back(runs, self._turns.stood(key))
+
+    def found_no_room(self, key: str) -> None:
+        """Note that a batch was refused for lack of room: its lane had its turn in vain."""
+        self._turns.give_back(key)
+
+    def not_created(self) -> None:
+        """Count a creation less: its batch was packed, and gave its rows back."""
+        self._pace.put_back()
 
     def repeated(self, now: float) -> None:
         """Count a creation that is repeated."""
@@ -347,8 +397,13 @@ class Lanes:
 
     # --- room
 
-    def let_in(self, queue: Queue, now: float, is_stale: Callable[[str], bool]) -> list[str]:
-        """Reserve room for the batches that stand in line, as far as it goes, and name them; not for stale ones."""
+    def let_in(
+        self, queue: Queue, now: float, is_stale: Callable[[str], bool], asks: Callable[[str], bool]
+    ) -> list[str]:
+        """Reserve room for the batches that stand in line, as far as it goes, and name them; not for stale ones.
+
+        Behind one that `asks` the journal next, the others wait for what it says.
+        """
         ledger = self.ledger(queue)
         let_in: list[str] = []
         while ledger.line and not self.leaving:
@@ -356,7 +411,10 @@ class Lanes:
             if key in self._returning or not ledger.fits(load, now) or is_stale(key):
                 break
             ledger.reserve(key, load, now)
+            self._turns.take(key, now)
             let_in.append(key)
+            if asks(key):
+                ledger.others.asking.add(key)
         for lane in self._of(queue):
             if self._lanes[lane].ahead in let_in:
                 self._lanes[lane].ahead = None
@@ -383,8 +441,38 @@ class Lanes:
         return [Record(Returned(key)) for key in new]
 
     def consider_all(self, queue: Queue, now: float) -> list[Command]:
-        """Say what the lanes of a queue are to do."""
-        return [command for lane in self._of(queue) for command in self.consider(lane, now)]
+        """Say what the lanes of a queue are to do, those first whose turn it is."""
+        lanes = self._of(queue)
+        ranked = sorted(lanes, key=self._rank) if len(lanes) > 1 else lanes
+        return [command for lane in ranked for command in self.consider(lane, now)]
+
+    def granted(self, lane: Lane, key: str, load: Load, others: int, now: float) -> None:
+        """Hold room for a batch, beside the tokens of other processes."""
+        state = self._lanes[lane]
+        state.ledger.grant(key, load, others, now)
+        if state.ahead == key:
+            state.ahead = None
+
+    def denied(self, lane: Lane, key: str, load: Load, others: int, now: float, pause: float) -> None:
+        """Let a batch stand in line again, as other processes hold the room; nothing is asked for a while."""
+        self._lanes[lane].ledger.deny(key, others, now, pause)
+        self._line_up_again(lane, key, load)
+
+    def wait_for_answer(self, lane: Lane, key: str, load: Load, now: float) -> None:
+        """Let a batch stand in line again, as the journal is being asked for another."""
+        self._lanes[lane].ledger.forget(key, now)
+        self._line_up_again(lane, key, load)
+
+    def _line_up_again(self, lane: Lane, key: str, load: Load) -> None:
+        """Let a batch stand where it stood: of those of one rank, in the order in which they were packed."""
+        state, step = self._lanes[lane], step_of(self._lanes[lane].ledger.usual)
+        self._turns.give_back(key)
+        state.ledger.line[key] = load
+        line = sorted(state.ledger.line.items(), key=lambda entry: number_of(entry[0]))
+        state.ledger.line.clear()
+        for other, others in line:
+            self._turns.line_up(state.ledger.line, other, others, step)
+        state.ahead = state.ahead or key
 
     def created(self, lane: Lane, key: str, load: Load, now: float) -> None:
         """Hold room for a batch that was created, whatever there is."""
@@ -399,11 +487,12 @@ class Lanes:
         state = self._lanes[lane]
         state.ledger.forget(key, now)
         state.dropped(key)
+        self._turns.drop(key)
 
 
 def _held(failure: Failure, lane: Lane | None = None) -> Tell:
     what = "Nothing is sent" if lane is None else f"Nothing is sent to {lane.model} at {lane.endpoint}"
-    return Tell(Notice("held", f"{what}: {failure.message}", lane))
+    return Tell("held", f"{what}: {failure.message}", lane)
 
 
 def _above(tokens: str, limit: int, model: str, source: str) -> Failure:

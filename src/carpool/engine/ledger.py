@@ -7,37 +7,35 @@ moment is what fits, the ceiling, and more is tried after a while.
 """
 
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ..models import Load
 from .lateness import Lateness
+from .limit import Hearsay, Limit, Source
+from .others import Others
 from .scale import Scale
-
-Source: TypeAlias = Literal["user", "learned", "table", "unknown"]
+from .usage import Usage
 
 HEADROOM = 0.95  # of the limit: counts differ a little
 _HEADROOM_MOST, _HEADROOM_STEP = 0.99, 0.01  # what it grows to, report by report, while counts do not differ
 _ALIKE = 0.01  # the share by which a count may differ and count as the same
 SHARES = 8  # batches that fill a queue together: what one gives back is used while the others run
-_STALE = 72_000.0  # seconds: a limit that is 20 hours old is tried once, so that a raised tier is found within a day
-_UNHEARD = 600.0  # seconds: a batch that validates for so long no longer keeps others back
+UNHEARD = 600.0  # seconds: a batch that validates for so long no longer keeps others back
 _SURE = 0.85  # of the tokens seen in the queue together: some of them may have ended unseen before the rest came
 _STUCK = 3  # refusals in a row of batches that are alone
 _TURN_WEIGHT = 0.3  # of the newest batch in the average of how long one takes
-
-
-class Limit(NamedTuple):
-    """Say how many tokens may be enqueued, None when nobody has said, who said so, and when it was heard."""
-
-    tokens: int | None
-    source: Source
-    at: float
 
 
 class _Held(NamedTuple):
     load: Load
     created_at: float | None = None
     told: bool = False  # by an earlier process
+    granted: bool = False  # by the journal
+
+    @property
+    def is_intended(self) -> bool:
+        """Tell whether the journal, where there is one, is still to be asked."""
+        return self.created_at is None and not self.told and not self.granted
 
 
 class Ledger:
@@ -47,10 +45,11 @@ class Ledger:
         self.scale = Scale()
         self.line: dict[str, Load] = {}  # batches that wait for room, in their turn
         self.headroom = HEADROOM
+        self.thrift = 1  # times as large as usual batches are to be, as creations are scarce
         self.refusals = 0
         self._pause = pause
-        self.user: int | None = None
-        self._told = self._former = Limit(None, "unknown", 0.0)  # by the provider, or the table
+        self.hearsay = Hearsay()
+        self.others = Others()
         self._held: dict[str, _Held] = {}
         self.load = Load(0, 0)  # what is reserved
         self._admitted: set[str] = set()
@@ -68,27 +67,25 @@ class Ledger:
         self._trusted = math.inf  # batches that may validate together: after a refusal one, then one more by admission
         self._rests = 0
         self._resting_until = 0.0
-        self._at = 0.0
-        self._busy_time = 0.0  # seconds in which anything was reserved
-        self._used_time = 0.0  # and these weighed by the share of the limit
+        self._usage = Usage()
 
     # --- the limit
 
-    def learn(self, tokens: int | None, source: Source, now: float) -> None:
-        """Take a limit: the user's own, or what the provider or the table says."""
+    def learn(self, tokens: int | None, source: Source, now: float, *, anew: bool = False) -> None:
+        """Take a limit: the user's own, or what the provider or the table says, and `anew` also says after it."""
+        self.hearsay.learn(tokens, source, now, anew=anew)
         if source == "user":
-            self.user = tokens
             self.scale.most = math.inf  # it is kept by the provider's count, as far as that is known
-        elif source == "learned" or self._told.source != "learned":
-            self._told = Limit(tokens, source, now)
+
+    @property
+    def user(self) -> int | None:
+        """Give the user's own number, None without one."""
+        return self.hearsay.user
 
     @property
     def limit(self) -> Limit:
-        """Give the limit in force: the user's number, or what was learned or else the table says if that is less."""
-        told = self._told
-        if self.user is not None and (told.tokens is None or self.user <= told.tokens):
-            return Limit(self.user, "user", 0.0)
-        return told
+        """Give the limit in force."""
+        return self.hearsay.limit
 
     @property
     def cap(self) -> float:
@@ -103,7 +100,8 @@ class Ledger:
     @property
     def share(self) -> float:
         """Give the tokens of one batch when more waits than finds room."""
-        return self.cap / SHARES if self._most == math.inf else min(self._most / SHARES, self.cap)
+        shares = SHARES / self.thrift
+        return self.cap / shares if self._most == math.inf else min(self._most / shares, self.cap)
 
     # --- room
 
@@ -114,20 +112,37 @@ class Ledger:
 
     def room(self, now: float) -> float:
         """Give the tokens that may still be reserved."""
+        return self._own_room(now) - self.others.tokens
+
+    def _own_room(self, now: float) -> float:
+        """Give what there would be without other processes: what they hold is known while the journal is asked."""
         return self.cap - self.enqueued - self._lateness.held(now)
 
     def fits(self, load: Load, now: float) -> bool:
         """Tell whether a batch may be created now."""
-        if now < self._resting_until or len(self._unheard(now)) >= self._together:
+        if now < self._resting_until or self.others.keep_back(now) or len(self._unheard(now)) >= self._together:
             return False
         if self.cap == math.inf:
             return True
         weight = self.scale.weigh(load)
-        if weight <= self.room(now):
+        if weight <= self._own_room(now):
             return not self._is_unseen(load) or not self._unheard(now)
         if not self._held and not self._lateness.held(now):
             return not self.forbids(load)  # a batch that is alone is the provider's to judge
-        return self._probe is None and self._may_probe(self.cap - self.room(now) + weight, now)
+        return self._probe is None and self._may_probe(self.cap - self._own_room(now) + weight, now)
+
+    def allowance(self, key: str, now: float) -> float:
+        """Give the tokens that a batch and what other processes hold may come to together.
+
+        More than there is room for, where it is time to try that.
+        """
+        weight = self.scale.weigh(self._held[key].load)
+        # What is not granted yet is asked for by itself.
+        intended = [held.load for held in self._held.values() if held.is_intended]
+        room = self._own_room(now) + sum(map(self.scale.weigh, intended))
+        level = self.cap - room + weight + self.others.tokens
+        more = self._probe in (None, key) and level > self.cap and self._may_probe(level, now)
+        return max(room, weight + self.others.tokens) if more else room
 
     def forbids(self, load: Load) -> bool:
         """Tell whether a batch is above the user's own number, which is never exceeded."""
@@ -139,27 +154,28 @@ class Ledger:
 
     @property
     def _together(self) -> float:
-        """Give how many may validate together: one while nobody knows what fits, or even one alone is refused."""
-        return 1 if self.cap == math.inf or self._rests else self._trusted
+        """Give how many may validate together."""
+        return 1 if self.goes_first else self._trusted
+
+    @property
+    def goes_first(self) -> bool:
+        """Tell whether one batch goes at a time: nobody knows what fits, or even one alone is refused."""
+        return self.cap == math.inf or self._rests > 0
 
     def _unheard(self, now: float) -> list[float]:
         """Give until when those are waited for that are not admitted yet; without end before they are created."""
         validating = (held.created_at for key, held in self._held.items() if key not in self._admitted)
-        return [until for at in validating if (until := math.inf if at is None else at + _UNHEARD) > now]
+        return [until for at in validating if (until := math.inf if at is None else at + UNHEARD) > now]
 
     def _may_probe(self, level: float, now: float) -> bool:
         """Tell whether it is time to try a level above the cap: above the ceiling, or above a limit that is stale."""
         if self._ceiling is not None and level <= self._most:
             return now >= self._retry_at
-        return now >= self._stale_at and (self.user is None or level <= self.headroom * self.user)
-
-    @property
-    def _stale_at(self) -> float:
-        return math.inf if self.limit.source in ("user", "unknown") else self._told.at + _STALE
+        return now >= self.hearsay.stale_at and (self.user is None or level <= self.headroom * self.user)
 
     def wake(self, now: float) -> float:
         """Give the time at which there may be room though nothing happens, `math.inf` when there is none."""
-        times = [self._resting_until, self._stale_at, self._lateness.wake(now)]
+        times = [self._resting_until, self.hearsay.stale_at, self._lateness.wake(now), self.others.again_at]
         if self._ceiling is not None:
             times.append(self._retry_at)
         if self._ceiling is not None or len(self._unheard(now)) >= self._together:
@@ -173,8 +189,8 @@ class Ledger:
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether nothing is reserved."""
-        return not self._held
+        """Tell whether nothing is reserved, as far as is known not by other processes either."""
+        return not self._held and not self.others.tokens
 
     # --- the course of a batch
 
@@ -185,8 +201,25 @@ class Ledger:
         if key not in self._held:
             self._held[key] = _Held(load)
             self.load = self.load.plus(load)
-            if self.room(now) < 0 and len(self._held) > 1:
+            if self._own_room(now) < 0 and len(self._held) > 1:
                 self._probe = key
+
+    def grant(self, key: str, load: Load, others: int, now: float) -> None:
+        """Hold room for a batch, for which the journal has found some beside what other processes hold."""
+        self.reserve(key, load, now)
+        self._held[key] = self._held[key]._replace(granted=True)
+        self.others.hear(key, others)
+        if self.room(now) < 0 and others:
+            self._probe = key
+
+    def deny(self, key: str, others: int, now: float, pause: float) -> None:
+        """Give back the room of a batch for which the journal found none; it is asked again after `pause` seconds."""
+        self.forget(key, now)
+        self.others.hear(key, others, now + pause)
+
+    def end_elsewhere(self, tokens: int, at: float) -> None:
+        """Note that a batch of another process has ended, of so many tokens."""
+        self._lateness.end(tokens, at, self._turn)
 
     def create(self, key: str, load: Load, now: float) -> None:
         """Note that a batch was created, reserved for or not."""
@@ -211,7 +244,7 @@ class Ledger:
         if key == self._probe:
             self._probe = None
             self._rise(now)
-        limit, source, _ = self._told
+        limit, source, _ = self.hearsay.told
         if limit is not None and source == "learned" and not self.load.size:
             level = sum(self._held[key].load.tokens for key in self._admitted)
             self._proven = max(self._proven, level)
@@ -222,14 +255,14 @@ class Ledger:
     def _rise(self, now: float) -> None:
         """Take note that there is more room than we thought; more yet may be tried at once."""
         self._tries, self._retry_at = 0, now
-        if self._ceiling is None and self._stale_at <= now:
-            # The stale limit was raised: the next refusal states the new one.
-            self._told, self._former = Limit(None, "unknown", now), self._told
-        elif self._ceiling is None or self.enqueued + self.share > self._most:
+        if self._ceiling is None and self.hearsay.stale_at <= now:
+            self.hearsay.rise(now)
+        elif self._ceiling is None or self.enqueued + self.others.tokens + self.share > self._most:
             self._ceiling = None
         else:
             # Towards a limit that nobody states, one goes in doubling steps.
-            fits = Load(2 * self.load.tokens, 2 * self.load.size) if self._most == math.inf else self.load
+            full = self._full
+            fits = Load(2 * full.tokens, 2 * full.size) if self._most == math.inf else full
             self._ceiling = max(self._ceiling, fits, key=self.scale.weigh)
 
     def release(self, key: str, now: float) -> None:
@@ -242,6 +275,7 @@ class Ledger:
             self._lateness.end(self.scale.weigh(held.load), now, self._turn)
             self.forget(key, now)
             self._resting_until = 0.0
+            self.others.ask_again()
 
     def _note_turn(self, took: float, now: float) -> None:
         if self._turn_is_known:
@@ -254,6 +288,7 @@ class Ledger:
         """Give back the room of a batch that never came into the provider's queue."""
         self._pass_time(now)
         self.line.pop(key, None)
+        self.others.asking.discard(key)
         held = self._held.pop(key, None)
         if held is not None:
             self.load = self.load.plus(held.load, -1)
@@ -273,6 +308,11 @@ class Ledger:
             self._retry_at = min(self._retry_at, now + self._turn)
 
     @property
+    def turn(self) -> float:
+        """Give the seconds that a batch takes, a guess while none has ended."""
+        return self._turn
+
+    @property
     def usual(self) -> float | None:
         """Give the seconds that a batch takes, None while none has ended."""
         return self._turn if self._turn_is_known else None
@@ -286,26 +326,34 @@ class Ledger:
         self.forget(key, now)
         self.refusals += 1
         before = self.limit.tokens
-        if stated is not None:
-            self._proven = self._proven if stated == self._told.tokens else 0
-            self._told = Limit(stated, "learned", now)
-        else:
-            self._told = (self._told if self._told.tokens is not None else self._former)._replace(at=now)
-        if self.scale.weigh(held.load) <= self._most - self.enqueued - self._lateness.held(now):
+        if stated not in (None, self.hearsay.told.tokens):
+            self._proven = 0
+        self.hearsay.refuse(stated, now)
+        if self.scale.weigh(held.load) <= self._unused(now):
             self._refused_despite_room(held, now, tried_more=tried_more)
         self._trusted = 1
         if not self._held and self.limit.tokens == before:
             self._rest(now, jitter)
 
+    def _unused(self, now: float) -> float:
+        """Give what the limit would have left, by our count and that of other processes."""
+        return self._most - self.enqueued - self._lateness.held(now) - self.others.tokens
+
+    @property
+    def _full(self) -> Load:
+        """Measure what is in the queue together with what other processes hold."""
+        others = self.others.tokens
+        return self.load.plus(Load(round(others / self.scale.per_token), 0)) if others else self.load
+
     def _refused_despite_room(self, held: _Held, now: float, *, tried_more: bool) -> None:
         self.scale.most = math.inf
-        level = self.load.tokens + held.load.tokens
+        level = self._full.tokens + held.load.tokens
         if self.scale.per_token < 1 and level and self._most < math.inf:
             self.scale.least = min(1.0, self._most / level)
         if self.headroom > HEADROOM:
             self.headroom, self._step = HEADROOM, self._step / 10
         self._tries += tried_more
-        missing = self._most - self.enqueued - self._lateness.held(now) - self.scale.weigh(held.load)
+        missing = self._unused(now) - self.scale.weigh(held.load)
         late = self._ceiling is None and self._lateness.blame(missing, held.created_at or now, now, self._turn)
         if not late:
             self._seen = self._taken_in
@@ -316,10 +364,11 @@ class Ledger:
 
         Where nothing is, and no more than a share was refused, others fill the queue: that tells nothing of what fits.
         """
-        if not self._held and self.scale.weigh(load) <= self._most / SHARES < math.inf:
+        if self.is_empty and self.scale.weigh(load) <= self._most / SHARES < math.inf:
             return
-        half = Load((self.load.tokens + load.tokens + 1) // 2, (self.load.size + load.size + 1) // 2)
-        self._ceiling = max(self.load, half, key=self.scale.weigh)
+        full = self._full
+        half = Load((full.tokens + load.tokens + 1) // 2, (full.size + load.size + 1) // 2)
+        self._ceiling = max(full, half, key=self.scale.weigh)
         if self.scale.reported or self.load.tokens + load.tokens <= _SURE * self._proven:
             # Reports correct the count, or as much was taken in before: others are in the queue, who come and go.
             turns = 2.5 if self._tries else 1.0
@@ -342,12 +391,9 @@ class Ledger:
 
     def _pass_time(self, now: float) -> None:
         tokens = self.limit.tokens
-        if self._held and tokens and now > self._at:
-            self._used_time += min(1.0, self.enqueued / tokens) * (now - self._at)
-            self._busy_time += now - self._at
-        self._at = max(self._at, now)  # what an earlier process recorded is told later
+        self._usage.pass_time(self.enqueued / tokens if self._held and tokens else None, now)
 
     @property
     def utilisation(self) -> float | None:
         """Give the mean of what was reserved as a share of the limit, while anything was; None without a limit."""
-        return self._used_time / self._busy_time if self._busy_time else None
+        return self._usage.mean

@@ -11,6 +11,10 @@ from typing import Protocol
 from msgspec import structs
 
 from ..models import FileLimits, Load, Run
+from ..naming import shard_of
+
+_BEFORE = 1 << 64  # more than any number of a row
+_FEW = 20  # looked for one by one, so many times as few cost as much as a set of all
 
 
 class Weights(Protocol):
@@ -28,9 +32,13 @@ class Weights(Protocol):
 
 
 class Waiting:
-    """Hold the rows of a lane that are in no batch, in the order of their numbers, which is that of their arrival."""
+    """Hold the rows of a lane that are in no batch, in the order of their numbers, which is that of their arrival.
 
-    def __init__(self) -> None:
+    Those that a process of another shard than `shard` numbered stand in front: they were there before.
+    """
+
+    def __init__(self, shard: int = 0) -> None:
+        self._shard = shard
         self._runs: deque[Run] = deque()
         self._end: tuple[int, int] | None = None  # where the spool goes on behind the last run, while it may grow
         self.rows = 0
@@ -43,8 +51,12 @@ class Waiting:
 
     @property
     def first(self) -> int:
-        """Give the number of the row in front."""
-        return self._runs[0].rows[0]
+        """Give the place of the row in front."""
+        return self.place(self._runs[0].rows[0])
+
+    def place(self, row: int) -> int:
+        """Give the place of a row among others: the lower stands before."""
+        return row if shard_of(row) == self._shard else row - _BEFORE
 
     def append(self, run: Run) -> None:
         """Add rows at the end, into the last run where the spool goes on from there: few runs make few ranges."""
@@ -58,16 +70,15 @@ class Waiting:
         else:
             self._runs.append(run.part(0, len(run)))
         self._end = (run.segment, run.offset + size)
-        self._count(run, 1)
+        self._count((run,), 1)
 
     def put_back(self, runs: Sequence[Run]) -> None:
         """Add rows where they were: most of them in front, since they have waited already."""
         last = self._runs[-1] if self._runs else None
-        self._runs = deque(sorted((*runs, *self._runs), key=lambda run: run.rows[0]))
+        self._runs = deque(sorted((*runs, *self._runs), key=lambda run: self.place(run.rows[0])))
         if last is None or self._runs[-1] is not last:
             self._end = None
-        for run in runs:
-            self._count(run, 1)
+        self._count(runs, 1)
 
     def uncounted(self, size: int) -> tuple[Run, ...]:
         """Give the foremost rows whose tokens are not known, so many bytes of them, but one at least."""
@@ -131,13 +142,15 @@ class Waiting:
 
     def drop(self, rows: Collection[int]) -> list[Run]:
         """Remove rows by their numbers and give those that were here."""
-        return self._cut([(row, row) for row in rows])
+        return self._cut([*spans(sorted(set(rows)))])
 
     def full(self, limits: FileLimits) -> bool:
         """Tell whether more waits than one file takes, or just as much."""
         return self.rows >= limits.requests or self.size >= limits.bytes or self.inputs >= limits.inputs
 
     def _cut(self, spans: list[tuple[int, int]]) -> list[Run]:
+        if not spans:
+            return []
         spans.sort()
         kept: deque[Run] = deque()
         removed: list[Run] = []
@@ -146,15 +159,15 @@ class Waiting:
         if not kept or (self._runs and kept[-1] is not self._runs[-1]):
             self._end = None
         self._runs = kept
-        for run in removed:
-            self._count(run, -1)
+        self._count(removed, -1)
         return removed
 
-    def _count(self, run: Run, sign: int) -> None:
-        self.rows += sign * len(run)
-        self.size += sign * run.size
-        self.inputs += sign * sum(run.inputs or ())
-        self.load = self.load.plus(run.load, sign)
+    def _count(self, runs: Sequence[Run], sign: int) -> None:
+        load = sum_loads(runs)
+        self.rows += sign * sum(map(len, runs))
+        self.size += sign * (load.size + sum(run.size for run in runs if run.tokens is not None))
+        self.inputs += sign * sum(sum(run.inputs) for run in runs if run.inputs is not None)
+        self.load = self.load.plus(load, sign)
 
 
 def singles(run: Run) -> Iterator[Run]:
@@ -172,19 +185,48 @@ def between(run: Run, first: int, last: int) -> Iterator[Run]:
         yield run.part(start, stop)
 
 
-def common(rows: Sequence[int], others: Sequence[int]) -> Iterator[int]:
+def spans(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Give the first and last of each stretch of consecutive numbers in a sorted sequence without doubles."""
+    start = 0
+    while start < len(rows):
+        stop = _stretch(rows, start)
+        yield rows[start], rows[stop - 1]
+        start = stop
+
+
+def _stretch(rows: Sequence[int], start: int) -> int:
+    """Say where the stretch of consecutive numbers ends that begins at a place: by doubling steps, then by halves."""
+    known, step = start, 1
+    while known + step < len(rows) and rows[known + step] == rows[start] + known + step - start:
+        known += step
+        step *= 2
+    while step > 1:
+        step //= 2
+        if known + step < len(rows) and rows[known + step] == rows[start] + known + step - start:
+            known += step
+    return known + 1
+
+
+def common(rows: Sequence[int], others: Sequence[int]) -> Sequence[int]:
     """Give what two sorted sequences have in common, of which the second is the shorter."""
-    for row in others[bisect_left(others, rows[0]) : bisect_right(others, rows[-1])]:
-        if rows[bisect_left(rows, row)] == row:
-            yield row
+    near = others[bisect_left(others, rows[0]) : bisect_right(others, rows[-1])]
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return near  # as all numbers between them are
+    if _FEW * len(near) < len(rows):
+        return [row for row in near if rows[bisect_left(rows, row)] == row]
+    here = set(rows)
+    return [row for row in near if row in here]
 
 
 def sum_loads(runs: Iterable[Run]) -> Load:
     """Add up what runs weigh."""
-    total = Load(0, 0)
+    tokens = size = 0
     for run in runs:
-        total = total.plus(run.load)
-    return total
+        if run.tokens is None:
+            size += run.size
+        else:
+            tokens += sum(run.tokens)
+    return Load(tokens, size)
 
 
 def larger(run: Run, size: int) -> Iterator[Run]:
@@ -208,8 +250,15 @@ def _outside(run: Run, spans: list[tuple[int, int]], removed: list[Run]) -> Iter
 
     The rows of one lane are numbered in order, so the spans of two of its runs never interleave.
     """
+    nearest = bisect_left(spans, run.rows[0], key=lambda span: span[1])
+    if nearest == len(spans) or spans[nearest][0] > run.rows[-1]:
+        yield run
+        return
+    if spans[nearest][0] <= run.rows[0] and run.rows[-1] <= spans[nearest][1]:
+        removed.append(run)
+        return
     cuts: list[tuple[int, int]] = []
-    for index in range(bisect_left(spans, run.rows[0], key=lambda span: span[1]), len(spans)):
+    for index in range(nearest, len(spans)):
         first, last = spans[index]
         if first > run.rows[-1]:
             break
@@ -219,15 +268,15 @@ def _outside(run: Run, spans: list[tuple[int, int]], removed: list[Run]) -> Iter
             cuts[-1] = cuts[-1][0], end
         elif begin < end:
             cuts.append((begin, end))
-    start, offset = 0, run.offset
-    for begin, end in (*cuts, (len(run), len(run))):
-        kept = run if begin - start == len(run) else run.part(start, begin, offset)
-        cut = run.part(begin, end, offset + kept.size)
-        if kept.rows:
-            yield kept
-        if cut.rows:
-            removed.append(cut)
-        start, offset = end, cut.offset + cut.size
+    offsets = list(accumulate(run.sizes, initial=run.offset))
+    start = 0
+    for begin, end in cuts:
+        if start < begin:
+            yield run.part(start, begin, offsets[start])
+        removed.append(run.part(begin, end, offsets[begin]))
+        start = end
+    if start < len(run):
+        yield run.part(start, len(run), offsets[start]) if cuts else run
 
 
 def first_fit(
@@ -257,7 +306,8 @@ def first_fit(
 
 def _fit(run: Run, rows: int, size: int, inputs: int) -> int:
     fit = min(len(run), rows)
-    fit = bisect_right(list(accumulate(run.sizes[:fit])), size)
+    if fit < len(run) or run.size > size:
+        fit = bisect_right(list(accumulate(run.sizes[:fit])), size)
     if run.inputs is not None:
         fit = min(fit, bisect_right(list(accumulate(run.inputs[:fit])), inputs))
     return fit

@@ -75,9 +75,10 @@ class Recovery:
 
         Before, none of them stands in line: nothing that happens meanwhile may let it in.
         """
+        self._lanes.opened(now)
         batches = [self._batches[key] for key in self._recovered]
         self._recovered.clear()
-        self._escalations.recover(batches)
+        self._escalations.recover(batches, now)
         for batch in batches:
             batch.unsure_until = now + self._batches.lookup
             if batch.stage is Stage.UPLOADED:

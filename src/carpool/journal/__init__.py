@@ -3,11 +3,15 @@
 Bodies and answers themselves are in the spool's files; facts refer only to bytes that are safe there.
 """
 
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, get_args
 
+from ..engine import commands
 from ..engine.events import (
     Accepted,
+    Acked,
+    Admitted,
+    Claimed,
     Cleared,
     Created,
     Delivered,
@@ -15,14 +19,38 @@ from ..engine.events import (
     Done,
     Escalated,
     Event,
+    GivenUp,
     Learned,
     Packed,
+    Released,
     Settled,
+    Submitted,
+    Unclaimed,
+    Unmet,
     Uploaded,
+    Wanted,
 )
 
 Recorded: TypeAlias = (
-    Accepted | Packed | Uploaded | Created | Settled | Delivered | Done | Cleared | Learned | Discarded | Escalated
+    Accepted
+    | Packed
+    | Uploaded
+    | Created
+    | Settled
+    | Delivered
+    | Done
+    | Cleared
+    | Learned
+    | Discarded
+    | Escalated
+    | Admitted
+    | Released
+    | Wanted
+    | GivenUp
+    | Submitted
+    | Unmet
+    | Acked
+    | Unclaimed
 )
 RECORDED: tuple[type[Recorded], ...] = get_args(Recorded)
 Stamped: TypeAlias = tuple[float, Event]  # what happened, and when
@@ -45,6 +73,24 @@ class Known(NamedTuple):
 
     row: int
     place: Place | None
+
+
+class Keyed(NamedTuple):
+    """Say what was submitted under a key; `row` is None where another process is about to record it.
+
+    `digest` is that of its endpoint and body.
+    """
+
+    row: int | None
+    digest: bytes
+
+
+class Ending(NamedTuple):
+    """Say how a submission that is not acked ended: its answer is at `place`, or the packed `error` says why not."""
+
+    key: str | None
+    place: Place | None
+    error: bytes | None
 
 
 class Summary(NamedTuple):
@@ -102,12 +148,54 @@ class Journal(Protocol):
         """Look for requests of all processes; those of one digest come in the order of their numbers."""
         ...
 
+    async def under_way(self, rows: Collection[int]) -> set[int]:
+        """Say which of these rows, that are not answered, other living processes have under way, or will have.
+
+        Each has what it accepted itself, what is in its batches, and what it said is `Wanted`; not what it said is
+        `GivenUp`.
+        """
+        ...
+
     async def open_batch(self) -> str | None:
         """Give the remote id of the newest batch under way, of any process; None where there is none."""
         ...
 
     async def summary(self) -> Summary:
         """Count the answers that are kept."""
+        ...
+
+    async def claim_room(self, claim: commands.Claim) -> Claimed:
+        """Give room to a batch, if other processes leave some, and tell what they did since the last time.
+
+        What it is given it holds until `Released`, or `Done`, is recorded.
+        """
+        ...
+
+    async def claim_keys(self, asked: Mapping[str, bytes]) -> dict[str, Keyed]:
+        """Claim keys for submissions, whose digests are given; gives those under which something was submitted before.
+
+        The others are this process's, until it dies: it records what is submitted under them, or that nothing is.
+        """
+        ...
+
+    async def endings(self, rows: Collection[int]) -> dict[int, Ending]:
+        """Say how submissions ended; of those that are acked, or have not ended, nothing."""
+        ...
+
+    async def leave_word(self, batch_ids: Collection[str], at: float) -> None:
+        """Leave word that batches have ended, for whatever process waits for them; none does for others' batches."""
+        ...
+
+    async def take_word(self, batch_ids: Collection[str]) -> frozenset[str]:
+        """Take the word that was left of some of these batches; what is older than an hour may be gone."""
+        ...
+
+    async def has_others(self) -> bool:
+        """Tell whether answers to requests of other processes are kept; it takes no longer where there are many."""
+        ...
+
+    async def forget_old(self) -> None:
+        """Forget what was delivered longer ago than it is kept, as when the journal was opened."""
         ...
 
     async def aclose(self) -> None:

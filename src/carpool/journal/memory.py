@@ -1,13 +1,17 @@
 """The journal in memory: what SQLite is held to by the same tests, and what a simulated process leaves to the next."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..engine import commands
 from ..engine.events import (
     ANSWERED,
     DELIVERED,
     Accepted,
+    Acked,
+    Admitted,
+    Claimed,
     Cleared,
     Created,
     Delivered,
@@ -15,16 +19,24 @@ from ..engine.events import (
     Done,
     Escalated,
     Event,
+    GivenUp,
     Learned,
     Packed,
+    Released,
     Settled,
     Spent,
+    Submitted,
+    Unclaimed,
+    Unmet,
     Uploaded,
+    Wanted,
 )
 from ..engine.packing import stretches
 from ..models import Queue
 from ..naming import number_of, shard_of, span_of
-from . import DIGEST, Known, Place, Stamped, Summary
+from . import DIGEST, Ending, Keyed, Known, Place, Stamped, Summary
+from .claims import Claims
+from .submissions import Submissions
 
 _HOUR = 3_600.0
 
@@ -37,6 +49,7 @@ class Folder:
         self.key_mark: str | None = None
         self.shards = 0  # given so far
         self.held: set[int] = set()  # by processes that are alive
+        self.holders: dict[int, int] = {}  # their own shards
         self.unfinished: set[int] = set()
         self.requests: dict[bytes, list[int]] = {}
         self.accepted: list[tuple[float, Accepted]] = []
@@ -46,6 +59,10 @@ class Folder:
         self.done: list[float] = []  # when batches were packed that are over
         self.outcomes: list[tuple[float, Settled]] = []
         self.learned: dict[Queue, tuple[float, Learned]] = {}
+        self.submissions = Submissions()
+        self.claims = Claims(self.holders)
+        self.stances: dict[int, tuple[int, bool]] = {}  # by row, and which process says whether something comes of it
+        self.word: dict[str, float] = {}  # that batches have ended
 
 
 class Memory:
@@ -58,11 +75,13 @@ class Memory:
         self.pool = folder.pool
         self.key_mark = folder.key_mark
         self.numbered = span_of(folder.shards)[0]
+        self._own = folder.holders[folder.shards] = folder.shards
         self._taken = {folder.shards}
         self._told = {folder.shards}  # of what was taken
         folder.held |= self._taken
         folder.unfinished |= self._taken
-        self._opening = _of_the_account(folder)
+        self._opening: list[Stamped] | None = _of_the_account(folder)
+        self._heard = 0  # of what other processes did
         self._on: dict[type[Event], Callable[[Any, float], None]] = {
             Accepted: self._accepted,
             Packed: lambda fact, at: folder.batches.update({fact.number: {Packed: (at, fact)}}),
@@ -75,6 +94,14 @@ class Memory:
             Learned: lambda fact, at: folder.learned.update({fact.queue: (at, fact)}),
             Discarded: self._discarded,
             Escalated: lambda fact, at: folder.escalated.append((at, fact)),
+            Admitted: folder.claims.admit,
+            Released: folder.claims.release,
+            Wanted: self._say,
+            GivenUp: self._say,
+            Submitted: folder.submissions.add,
+            Unmet: folder.submissions.fail,
+            Acked: folder.submissions.ack,
+            Unclaimed: folder.submissions.unclaim,
         }
 
     async def note_key(self, mark: str) -> None:
@@ -100,7 +127,12 @@ class Memory:
         if batch is not None:
             batch[type(fact)] = at, fact
 
+    def _say(self, fact: Wanted | GivenUp, at: float) -> None:
+        self._folder.stances.update(dict.fromkeys(fact.rows, (self._own, isinstance(fact, Wanted))))
+
     def _settled(self, fact: Settled, at: float) -> None:
+        for row in self._folder.stances.keys() & set(fact.rows):
+            del self._folder.stances[row]
         failed = {row for row, mark in zip(fact.rows, fact.marks, strict=True) if not mark & ANSWERED}
         for rows in self._folder.requests.values():
             rows[:] = [row for row in rows if row not in failed]
@@ -114,6 +146,7 @@ class Memory:
                     settled.marks[position] = ANSWERED | DELIVERED * fact.received
 
     def _done(self, fact: Done, at: float) -> None:
+        self._folder.claims.held.pop(number_of(fact.key), None)
         batch = self._folder.batches.pop(number_of(fact.key), None)
         if batch is not None:
             self._folder.done.append(batch[Packed][0])
@@ -135,10 +168,13 @@ class Memory:
 
     async def load(self) -> AsyncGenerator[Sequence[Stamped], None]:
         """Take over what processes left that have died since the last time, and tell it again, in chunks."""
-        opening, self._opening = self._opening, []
+        opening, self._opening = self._opening, None
         self._taken |= self._folder.unfinished - self._folder.held
         self._folder.held |= self._taken
+        self._folder.holders.update(dict.fromkeys(self._taken, self._own))
         untold = self._taken - self._told
+        if opening is not None:
+            opening += self._of_the_living(time.time())
         if opening:
             yield opening
         if accepted := list(self._unsettled(untold)):
@@ -150,7 +186,15 @@ class Memory:
             yield escalated
         if left := [fact for number, fact in sorted(self._folder.left.items()) if shard_of(number) in untold]:
             yield left
+        if outstanding := self._folder.submissions.outstanding(untold, dict(self._places())):
+            yield [(time.time(), outstanding)]
+        self._folder.submissions.drop_claims(untold)
         self._told |= untold
+
+    def _of_the_living(self, now: float) -> list[Stamped]:
+        self._heard = len(self._folder.claims.turnover)
+        times = self._folder.claims.created(self._folder.batches, self._taken, now)
+        return [(now, Spent(times))] if times else []
 
     def _unsettled(self, shards: Collection[int]) -> Iterator[Stamped]:
         settled = {row for _, outcome in self._folder.outcomes for row in outcome.rows}
@@ -169,6 +213,18 @@ class Memory:
         places = dict(self._places())
         found = {digest: sorted(self._folder.requests.get(digest, ())) for digest in digests}
         return {digest: [Known(row, places.get(row)) for row in rows] for digest, rows in found.items() if rows}
+
+    async def under_way(self, rows: Collection[int]) -> set[int]:
+        """Say which of these rows, that are not answered, other living processes have under way, or will have."""
+        packed = [fact for facts in self._folder.batches.values() for _, fact in facts.values()]
+        batched = {row for fact in packed if isinstance(fact, Packed) for run in fact.runs for row in run.rows}
+        holders = {row: self._folder.holders[shard_of(row)] for row in rows if shard_of(row) in self._folder.held}
+        said = {row: self._folder.stances.get(row, (0, False)) for row in holders}
+        return {
+            row
+            for row, holder in holders.items()
+            if (said[row][1] if said[row][0] == holder else row in batched or holder == shard_of(row))
+        }
 
     def _places(self) -> Iterator[tuple[int, Place]]:
         for _, outcome in self._folder.outcomes:
@@ -190,6 +246,48 @@ class Memory:
         undelivered = sum(not mark & DELIVERED for _, mark in answered)
         return Summary(len(answered), undelivered, max((at for at, _ in answered), default=None))
 
+    async def claim_room(self, claim: commands.Claim) -> Claimed:
+        """Give room to a batch, if other processes leave some, and tell what they did since the last time."""
+        claims, heard = self._folder.claims, self._heard
+        claimed = claims.claim(claim, self._folder.batches, self._folder.learned, heard)
+        self._heard = len(claims.turnover)
+        return claimed
+
+    async def claim_keys(self, asked: Mapping[str, bytes]) -> dict[str, Keyed]:
+        """Claim keys for submissions; gives those under which something was submitted before."""
+        return self._folder.submissions.claim(asked, shard_of(self.numbered), self._told)
+
+    async def endings(self, rows: Collection[int]) -> dict[int, Ending]:
+        """Say how submissions ended; of those that are acked, or have not ended, nothing."""
+        return self._folder.submissions.endings(rows, dict(self._places()))
+
+    # --- word of batches that have ended
+
+    async def leave_word(self, batch_ids: Collection[str], at: float) -> None:
+        """Leave word that batches have ended, for whatever process waits for them; none does for others' batches."""
+        word = self._folder.word
+        for old in [batch_id for batch_id, left_at in word.items() if left_at < at - _HOUR]:
+            del word[old]
+        created = [facts[Created][1] if Created in facts else None for facts in self._folder.batches.values()]
+        awaited = {fact.status.id for fact in created if isinstance(fact, Created)}
+        for batch_id in batch_ids:
+            if batch_id in awaited or None in created:
+                word.setdefault(batch_id, at)
+
+    async def take_word(self, batch_ids: Collection[str]) -> frozenset[str]:
+        """Take the word that was left of some of these batches; what is older than an hour may be gone."""
+        taken = frozenset(self._folder.word).intersection(batch_ids)
+        for batch_id in taken:
+            del self._folder.word[batch_id]
+        return taken
+
+    async def has_others(self) -> bool:
+        """Tell whether answers to requests of other processes are kept."""
+        return any(shard_of(row) != self._own for row, _ in self._places())
+
+    async def forget_old(self) -> None:
+        """Forget nothing: memory keeps what it has for as long as it is there."""
+
     # --- the end
 
     def die(self) -> None:
@@ -199,7 +297,9 @@ class Memory:
     async def aclose(self) -> None:
         """Leave what is unfinished to the next process."""
         numbers = [*self._folder.batches, *self._folder.left, *(fact.run.segment for _, fact in self._folder.accepted)]
-        self._folder.unfinished -= self._taken - set(map(shard_of, numbers))
+        submissions = self._folder.submissions
+        submissions.drop_claims(self._told)
+        self._folder.unfinished -= self._taken - set(map(shard_of, numbers)) - submissions.shards()
         self.die()
 
 

@@ -1,19 +1,24 @@
 """The journal in SQLite: one database for all processes that share its folder, on a local disk."""
 
 import threading
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import anyio
 
+from ...engine import commands
+from ...engine.events import Claimed
 from ...errors import JournalError
 from ...naming import shard_of, span_of
 from ...ports import RunSync
-from .. import Known, Stamped, Summary
+from .. import Ending, Keyed, Known, Stamped, Summary
 from .store import Store
 
 __all__ = ["Sqlite"]
+
+
+_OVER = object()
 
 
 class Sqlite:
@@ -63,6 +68,11 @@ class Sqlite:
         known: dict[bytes, list[Known]] = await self._do(self._store.find, digests)
         return known
 
+    async def under_way(self, rows: Collection[int]) -> set[int]:
+        """Say which of these rows, that are not answered, other living processes have under way, or will have."""
+        under_way: set[int] = await self._do(self._store.under_way, rows)
+        return under_way
+
     async def open_batch(self) -> str | None:
         """Give the remote id of the newest batch under way, of any process; None where there is none."""
         batch_id: str | None = await self._do(self._store.open_batch)
@@ -72,6 +82,41 @@ class Sqlite:
         """Count the answers that are kept."""
         summary: Summary = await self._do(self._store.summary)
         return summary
+
+    async def claim_room(self, claim: commands.Claim) -> Claimed:
+        """Give room to a batch, if other processes leave some, and tell what they did since the last time."""
+        claimed: Claimed = await self._do(self._store.claims.claim, claim)
+        return claimed
+
+    async def claim_keys(self, asked: Mapping[str, bytes]) -> dict[str, Keyed]:
+        """Claim keys for submissions; gives those under which something was submitted before."""
+        taken: dict[str, Keyed] = await self._do(self._store.claim_keys, asked)
+        return taken
+
+    async def endings(self, rows: Collection[int]) -> dict[int, Ending]:
+        """Say how submissions ended; of those that are acked, or have not ended, nothing."""
+        endings: dict[int, Ending] = await self._do(self._store.endings, rows)
+        return endings
+
+    async def leave_word(self, batch_ids: Collection[str], at: float) -> None:
+        """Leave word that batches have ended, for whatever process waits for them; none does for others' batches."""
+        await self._do(self._store.woken.leave, batch_ids, at)
+
+    async def take_word(self, batch_ids: Collection[str]) -> frozenset[str]:
+        """Take the word that was left of some of these batches; what is older than an hour may be gone."""
+        word: frozenset[str] = await self._do(self._store.woken.take, batch_ids)
+        return word
+
+    async def has_others(self) -> bool:
+        """Tell whether answers to requests of other processes are kept."""
+        others: bool = await self._do(self._store.has_others)
+        return others
+
+    async def forget_old(self) -> None:
+        """Forget what was delivered longer ago than it is kept; others are let in meanwhile."""
+        steps = self._store.forget_old()
+        while await self._do(_is_left, steps):
+            pass
 
     async def aclose(self) -> None:
         """Leave what is unfinished to the next process."""
@@ -84,6 +129,11 @@ class Sqlite:
     def _run(self, func: Callable[..., Any], *args: object) -> Any:
         with self._alone:
             return _mapped(func, *args)
+
+
+def _is_left(steps: Iterator[None]) -> bool:
+    """Take a step, and tell whether there was one."""
+    return next(steps, _OVER) is not _OVER
 
 
 def _mapped(func: Callable[..., Any], *args: object) -> Any:

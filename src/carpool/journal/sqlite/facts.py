@@ -6,6 +6,8 @@ from typing import Any
 from ...engine.events import (
     ANSWERED,
     Accepted,
+    Acked,
+    Admitted,
     Cleared,
     Created,
     Delivered,
@@ -13,24 +15,43 @@ from ...engine.events import (
     Done,
     Escalated,
     Event,
+    GivenUp,
     Learned,
     Packed,
+    Released,
     Settled,
+    Submitted,
+    Unclaimed,
+    Unmet,
     Uploaded,
+    Wanted,
 )
 from ...naming import number_of
 from .. import Stamped
+from .claims import Claims
 from .database import Database
 from .outcomes import Outcomes
 from .packed import pack_lane, pack_leftovers, pack_runs, pack_status
 from .requests import Requests
+from .stances import Stances
+from .submitted import Submissions
 
 
 class Facts:
     """Write facts down, within a transaction that the caller has begun."""
 
-    def __init__(self, db: Database, requests: Requests, outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        db: Database,
+        requests: Requests,
+        outcomes: Outcomes,
+        submissions: Submissions,
+        claims: Claims,
+        stances: Stances,
+    ) -> None:
         self._db = db
+        self._claims = claims
+        self._stances = stances
         self._requests = requests
         self._outcomes = outcomes
         self._on: dict[type[Event], Callable[[Any, float], None]] = {
@@ -45,6 +66,14 @@ class Facts:
             Learned: self._learned,
             Discarded: self._discarded,
             Escalated: self._escalated,
+            Admitted: claims.admit,
+            Released: claims.release,
+            Wanted: stances.say,
+            GivenUp: stances.say,
+            Submitted: submissions.add,
+            Unmet: submissions.fail,
+            Acked: submissions.ack,
+            Unclaimed: submissions.unclaim,
         }
 
     def write(self, facts: Iterable[Stamped]) -> None:
@@ -88,6 +117,7 @@ class Facts:
 
     def _settled(self, fact: Settled, at: float) -> None:
         """Keep where answers lie; rows that failed are never known again."""
+        self._stances.settle(fact)
         answered = [i for i, mark in enumerate(fact.marks) if mark & ANSWERED and fact.file is not None]
         if answered:
             self._outcomes.add(fact, sorted(answered, key=fact.rows.__getitem__), at)
@@ -96,6 +126,7 @@ class Facts:
             self._requests.forget(row for i, row in enumerate(fact.rows) if i not in kept)
 
     def _done(self, fact: Done, at: float) -> None:
+        self._claims.drop(number_of(fact.key))
         leaves = None if fact.leaves is None else pack_leftovers(fact.leaves)
         self._db.execute(
             "UPDATE batch SET done_at = ?, runs = NULL, leaves = ? WHERE number = ?", at, leaves, number_of(fact.key)

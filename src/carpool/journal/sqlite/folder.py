@@ -7,6 +7,7 @@ system that is local: over a network a lock may be lost, or never be seen.
 import fcntl
 import os
 import socket
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
@@ -91,3 +92,11 @@ def _holder(path: Path) -> str:
     with suppress(OSError):
         return path.read_text() or _UNKNOWN
     return _UNKNOWN
+
+
+def untouched(paths: Iterable[Path], since: float) -> Iterator[Path]:
+    """Give the files among these that were not written since a time."""
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process removed it
+            if path.stat().st_mtime < since:
+                yield path

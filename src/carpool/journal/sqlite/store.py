@@ -1,20 +1,26 @@
 """A journal's folder as one process sees it: its shard, the shards of the dead, and what may be thrown away."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from secrets import token_hex
 
 from ...errors import JournalError
-from ...naming import segment_name, shard_of_file
-from .. import Known, Stamped, Summary
+from ...naming import segment_name, shard_of_file, span_of
+from .. import Ending, Keyed, Known, Stamped, Summary
+from .claims import Claims
 from .database import Database
 from .facts import Facts
-from .folder import Lock, living, lock_path, prepare
+from .folder import Lock, living, lock_path, prepare, untouched
 from .outcomes import Outcomes
 from .requests import Requests
+from .stances import Stances
+from .submitted import Submissions
 from .unfinished import HOUR, Unfinished, is_finished, of_the_account
+from .woken import Woken
+
+_FRESH = 86_400.0  # seconds for which no file of a living process is removed
 
 
 class Store:
@@ -30,14 +36,20 @@ class Store:
         self._db = Database(prepare(folder), self._alive)
         self._requests = Requests(self._db)
         self._outcomes = Outcomes(self._db)
-        self._facts = Facts(self._db, self._requests, self._outcomes)
+        self.claims = Claims(self._db)
+        self.woken = Woken(self._db)
+        self._submissions = Submissions(self._db, self._outcomes)
+        self._stances = Stances(self._db)
+        self._facts = Facts(self._db, self._requests, self._outcomes, self._submissions, self.claims, self._stances)
         try:
             with self._db.transaction():
                 self._db.migrate()
                 self.pool, self.key_mark = self._check(account)
-                self.shard = self._join()
+                self.shard = self._stances.shard = self._join()
             self.told = {self.shard}  # shards whose unfinished work goes on here
-            self._drop_old(time.time(), retention)
+            self._retention = retention
+            for _ in self._drop_old(time.time()):
+                pass
             with self._db.mapped():
                 self._opening: list[Stamped] | None = of_the_account(self._db, time.time())
         except BaseException:
@@ -94,6 +106,20 @@ class Store:
             known.setdefault(digest, []).append(Known(row, places.get(row)))
         return known
 
+    def under_way(self, rows: Collection[int]) -> set[int]:
+        """Say which rows other processes, that live, have under way."""
+        with self._db.mapped():
+            return self._stances.under_way(rows)
+
+    def claim_keys(self, asked: Mapping[str, bytes]) -> dict[str, Keyed]:
+        """Claim keys for submissions; gives those that are taken."""
+        return self._submissions.claim(asked, self.shard, self.told)
+
+    def endings(self, rows: Collection[int]) -> dict[int, Ending]:
+        """Say how submissions ended."""
+        with self._db.mapped():
+            return self._submissions.endings(sorted(rows))
+
     def open_batch(self) -> str | None:
         """Give the remote id of the newest batch under way, of any process."""
         query = "SELECT batch_id FROM batch WHERE done_at IS NULL AND batch_id IS NOT NULL ORDER BY created_at DESC"
@@ -108,6 +134,12 @@ class Store:
             answered, undelivered, last_at = self._db.execute(query).fetchone()
         return Summary(int(answered), int(undelivered), last_at)
 
+    def has_others(self) -> bool:
+        """Tell whether answers to requests of other processes are kept: at both ends of an index."""
+        query = "SELECT EXISTS (SELECT 1 FROM outcome WHERE last < ?) OR EXISTS (SELECT 1 FROM outcome WHERE last > ?)"
+        with self._db.mapped():
+            return bool(self._db.value(query, *span_of(self.shard)))
+
     # --- shards
 
     def take_over(self) -> Iterator[Sequence[Stamped]]:
@@ -118,13 +150,17 @@ class Store:
         with self._db.mapped():
             opening, self._opening = self._opening, None
             untold = self._adopt()
+            if opening is not None:
+                opening += self.claims.begin(self._held(), time.time())
             if opening:
                 yield opening
             if untold:
                 unfinished = Unfinished(self._db, self._requests, self._outcomes, untold)
                 yield from unfinished
+                yield from ([told] for told in self._submissions.outstanding(untold, time.time()))
                 with self._db.transaction():
                     self._drop_settled(unfinished.settled_segments)
+                    self._submissions.drop_claims(untold)
                     self._drop_finished(untold)
                 self.told.update(untold)
             if untold or opening is not None:
@@ -132,14 +168,26 @@ class Store:
 
     def _adopt(self) -> list[int]:
         """Take over all that a dead process held, at once: nobody else may get a part of it."""
+        if not self._sees_dead():  # as nearly always: those that wait for others look every few seconds
+            return [shard for shard in self._held() if shard not in self.told]
         with self._db.transaction():
             for (holder,) in self._db.execute("SELECT DISTINCT holder FROM shard").fetchall():
                 lock = None if holder == self.shard else Lock.take(lock_path(self.folder, holder))
                 if lock is not None:
                     with closing(lock):
                         self._db.execute("UPDATE shard SET holder = ? WHERE holder = ?", self.shard, holder)
+                        self._stances.forget(holder)
                         lock.remove()
             return [shard for shard in self._held() if shard not in self.told]
+
+    def _sees_dead(self) -> bool:
+        """Tell whether a process has died that holds something; nobody has to wait for that."""
+        for (holder,) in self._db.execute("SELECT DISTINCT holder FROM shard").fetchall():
+            lock = None if holder == self.shard else Lock.take(lock_path(self.folder, holder))
+            if lock is not None:
+                lock.close()
+                return True
+        return False
 
     def _held(self) -> list[int]:
         query = "SELECT id FROM shard WHERE holder = ? ORDER BY id"
@@ -151,21 +199,36 @@ class Store:
 
     # --- what may go
 
-    def _drop_old(self, now: float, retention: float) -> None:
+    def forget_old(self) -> Iterator[None]:
+        """Forget what is old, a little at a time, and remove files of answers that nothing refers to any more."""
+        now = time.time()
+        yield from self._drop_old(now)
+        with self._db.mapped():
+            kept = self._referred()
+        # What is being downloaded just now nothing refers to yet.
+        for path in untouched(self._files(), now - max(self._retention, _FRESH)):
+            if path.name not in kept:
+                path.unlink(missing_ok=True)
+
+    def _drop_old(self, now: float) -> Iterator[None]:
         """Forget answers that were delivered, and batches that are over, when they are old.
 
         Each outcome by itself: others wait to write meanwhile.
         """
-        old = "FROM outcome WHERE at < ? AND undelivered = 0"
+        retention = self._retention
+        unacked = "EXISTS (SELECT 1 FROM submission WHERE row BETWEEN first AND last)"
+        old = f"FROM outcome WHERE at < ? AND undelivered = 0 AND NOT {unacked}"
         with self._db.mapped():
             found = self._db.execute(f"SELECT id {old}", now - retention).fetchall()
         for (id_,) in found:
             with self._db.transaction():
                 if self._db.value(f"SELECT 1 {old} AND id = ?", now - retention, id_):  # it may have been taken back
                     self._requests.forget(self._outcomes.drop(id_))
+            yield
         with self._db.transaction():
             query = "DELETE FROM batch WHERE done_at < ? AND leaves IS NULL"
             self._db.execute(query, now - max(retention, HOUR))
+            self._submissions.drop_old(now - retention)
 
     def _drop_settled(self, segments: Iterable[int]) -> None:
         settled = [(segment,) for segment in segments]
@@ -178,15 +241,23 @@ class Store:
 
     def _tidy(self) -> None:
         """Remove the files of dead processes that no fact refers to: half a download, or lines never recorded."""
-        files = [path for path in self.folder.iterdir() if shard_of_file(path.name) is not None]
+        files = self._files()
         # After the files: who made one since is known by now.
         alive = {shard for (shard,) in self._db.execute("SELECT id FROM shard WHERE holder != ?", self.shard)}
         alive.add(self.shard)
-        kept = {name for (name,) in self._db.execute("SELECT file FROM outcome")}
-        kept |= {segment_name(segment) for (segment,) in self._db.execute("SELECT DISTINCT segment FROM accepted")}
+        kept = self._referred()
         for path in files:
             if shard_of_file(path.name) not in alive and path.name not in kept:
                 path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if shard_of_file(path.name) is not None]
+
+    def _referred(self) -> set[str]:
+        """Name the files that facts refer to."""
+        kept = {name for (name,) in self._db.execute("SELECT file FROM outcome")}
+        needed = self._db.execute("SELECT DISTINCT segment FROM accepted")
+        return kept.union(segment_name(segment) for (segment,) in needed)
 
     # --- leaving
 
@@ -196,6 +267,8 @@ class Store:
             return
         try:
             with self._db.transaction():
+                self._submissions.drop_claims(self.told)
+                self._stances.forget(self.shard)
                 self._drop_finished(self._held())
                 if not self._held():
                     self._lock.remove()

@@ -20,6 +20,7 @@ _ACCEPTED = "FROM accepted WHERE segment BETWEEN ? AND ?"
 _ESCALATED = "FROM escalated WHERE segment BETWEEN ? AND ?"
 _BATCH = "FROM batch WHERE number BETWEEN ? AND ? AND done_at IS NULL"
 _LEFT = "FROM batch WHERE number BETWEEN ? AND ? AND leaves IS NOT NULL"
+_SUBMITTED = "FROM submission WHERE row BETWEEN ? AND ?"
 
 
 def of_the_account(db: Database, now: float) -> list[Stamped]:
@@ -33,7 +34,8 @@ def of_the_account(db: Database, now: float) -> list[Stamped]:
 
 def is_finished(db: Database, shard: int) -> bool:
     """Tell whether nothing of a shard is unfinished."""
-    return not any(db.value(f"SELECT EXISTS (SELECT 1 {rows})", *span_of(shard)) for rows in (_ACCEPTED, _BATCH, _LEFT))
+    unfinished = _ACCEPTED, _BATCH, _LEFT, _SUBMITTED
+    return not any(db.value(f"SELECT EXISTS (SELECT 1 {rows})", *span_of(shard)) for rows in unfinished)
 
 
 class Unfinished:

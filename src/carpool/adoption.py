@@ -1,0 +1,52 @@
+"""What processes leave that have died is taken over: looked for now and then, and when a call may be a part of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import anyio
+
+from .engine.events import Event, Recovered
+from .errors import JournalError
+from .journal import Journal, Stamped
+
+
+class Heir(Protocol):
+    """Go on with what is taken over."""
+
+    def replay(self, told: Sequence[Stamped], *, others: bool) -> None:
+        """Take note of it; `others` says whether the journal keeps answers of other processes."""
+        ...
+
+    def feed(self, event: Event) -> None:
+        """Tell the engine."""
+        ...
+
+    def ask_again(self) -> None:
+        """Have sent what nobody needs to ask for."""
+        ...
+
+
+class Adoption:
+    """Take over for an `heir`; `lose` hears why what was taken over is told in part: nobody else will tell it."""
+
+    def __init__(self, heir: Heir, journal: Journal, lose: Callable[[JournalError], None]) -> None:
+        self._heir = heir
+        self._journal = journal
+        self._lose = lose
+        self._turn = anyio.Lock()
+
+    async def take_over(self) -> None:
+        """Take note of what processes left that have died; it goes on with `Recovered`."""
+        told = [entry async for chunk in self._journal.load() for entry in chunk]
+        self._heir.replay(told, others=await self._journal.has_others())
+
+    async def look(self) -> None:
+        """Look for processes that have died since, and go on with what they left."""
+        async with self._turn:
+            try:
+                await self.take_over()
+            except JournalError as exc:
+                self._lose(exc)
+            else:
+                self._heir.feed(Recovered())
+                self._heir.ask_again()
