@@ -22,7 +22,8 @@ class Request(_Call, frozen=True, kw_only=True):
     `body` is a mapping, or ready JSON as str or bytes, which travels unchanged. A journal knows a request again by its
     `key`, or else by endpoint and body; without a journal the key has no meaning. `timeout` is how many seconds it may
     wait for its answer. Where a model's queue is limited, what has a higher `priority` goes first, in batches of its
-    own. `tags` are names under which `Stats` counts it. None is what the pool, or `carpool.options`, says.
+    own. `tags` are names under which `Stats` counts it, and that its batch's metadata tells. None is what the pool, or
+    `carpool.options`, says.
 
     `output` is a type, a pydantic model, a msgspec Struct or a dataclass, whose strict schema goes into a body of chat
     completions or Responses, so that the answer can be read with `Response.parse`.
@@ -236,7 +237,7 @@ class PackedBatch(msgspec.Struct, frozen=True, gc=False):
     """Describe one input file: its lane, the ranges of the spool it is made of, and the client key it is known by.
 
     `tokens` is what it is expected to weigh in its queue; `again` is true when an earlier upload, made after the time
-    `packed_at`, may have arrived though no reply came.
+    `packed_at`, may have arrived though no reply came. `tags` are those of its calls.
     """
 
     key: str
@@ -246,6 +247,7 @@ class PackedBatch(msgspec.Struct, frozen=True, gc=False):
     tokens: int = 0
     again: bool = False
     packed_at: float = 0.0
+    tags: tuple[str, ...] = ()
 
     @property
     def sought(self) -> Sought:
@@ -323,19 +325,6 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     message: str
 
 
-class Notice(msgspec.Struct, frozen=True, gc=False):
-    """Tell whoever looks after a pool of something that deserves a look.
-
-    `kind` is "held" (a lane takes no calls), "late" (a batch takes far longer than others of its lane) or "strangers"
-    (files held rows that nobody sent).
-    """
-
-    kind: Literal["held", "late", "strangers"]
-    message: str
-    lane: "Lane | None" = None
-    batch_id: str | None = None
-
-
 class FileLimits(msgspec.Struct, frozen=True, gc=False):
     """Bound one input file, and the batches created in an hour."""
 
@@ -369,6 +358,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
         "auth",
         "disk",
         "budget",
+        "closed",
     ]
     message: str
     status_code: int | None = None

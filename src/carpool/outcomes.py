@@ -11,6 +11,7 @@ from .errors import (
     CarpoolError,
     JournalError,
     LimitExceeded,
+    PoolClosed,
     RequestCancelled,
     RequestExpired,
     RequestFailed,
@@ -30,22 +31,26 @@ _OF_SETTINGS: dict[str, type[CarpoolError]] = {
     "disk": JournalError,
     "full": LimitExceeded,
     "budget": BudgetExceeded,
+    "closed": PoolClosed,
 }
 # The documented codes of rows without a response (contracts A7).
 _OF_CODES: dict[str, type[RequestFailed]] = {"batch_expired": RequestExpired, "batch_cancelled": RequestCancelled}
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """Hold what came of one request of a stream: a `response`, or an `error`.
+    """Hold what came of one request of a stream, or of a submission: a `response`, or an `error`.
 
     `index` counts the requests of the stream from 0, in the order of its source; `request` is what the source gave,
-    None where that is not kept.
+    None where that is not kept. Of a submission `index` counts the outcomes given, `key` is what it was submitted
+    under, and `custom_id` what `Pool.submit` gave.
     """
 
     index: int
     request: Request | Mapping[str, Any] | str | bytes | None
     response: Response | None
     error: CarpoolError | None
+    key: str | None = None
+    custom_id: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -58,6 +63,9 @@ class Outcome(msgspec.Struct, frozen=True):
             raise self.error
         assert self.response is not None  # noqa: S101 - it is one of the two
         return self.response
+
+    def ack(self) -> None:
+        """Say that somebody has taken care of it: that of a submission is not given again, a stream's never is."""
 
 
 def response_of(row: Row, batch_id: str) -> Response:

@@ -5,6 +5,7 @@ from functools import partial
 
 from .answers import Answers
 from .callers import GOING, Callers, Delivery
+from .durable import Standing
 from .engine.commands import Fail, Settle
 from .models import Lane, Row, Usage
 from .outcomes import error_of_failure, error_of_row, response_of
@@ -28,6 +29,7 @@ class Settling:
         usage_of: Callable[[Sequence[Row]], Usage],
         *,
         flexible: bool,
+        standing: Standing | None = None,
     ) -> None:
         self._pool = pool
         self._callers = callers
@@ -36,6 +38,7 @@ class Settling:
         self._spending = spending
         self._usage_of = usage_of
         self._flexible = flexible
+        self._standing = standing
         self._counted: dict[str, tuple[Lane, int]] = {}  # by batch: its input tokens, as its rows say
         self._stated: dict[str, int] = {}  # and as the provider says
 
@@ -46,7 +49,7 @@ class Settling:
         well = [row.ok for row in rows]
         if all(well):
             delivered: Sequence[Delivery] = self._callers.give_all(
-                numbers, [response_of(row, batch_id) for row in rows]
+                numbers, [response_of(row, batch_id) for row in rows], command.lane
             )
             self.bill(batch_id, command.lane, rows)
         else:
@@ -55,17 +58,22 @@ class Settling:
         if self._resumption is not None and GOING in delivered:
             settled = zip(command.numbers, delivered, strict=True)
             self._resumption.miss([row for row, given in settled if given is GOING])
+        if self._standing:  # a submission itself is what keeps its answer, until it is acked
+            kept = map(self._standing.__contains__, command.numbers)
+            delivered = [is_kept or given for is_kept, given in zip(kept, delivered, strict=True)]
         self._answers.add(command, well, delivered)
 
     def _give(self, command: Settle, row_number: int, number: int, row: Row) -> Delivery:
         if row.ok:
-            return self._callers.give(number, response_of(row, command.batch_id))
+            return self._callers.give(number, response_of(row, command.batch_id), command.lane)
         error = error_of_row(row, command.batch_id, command.attempts.get(row_number, ()))
-        return self._callers.refuse(number, error)
+        return self._callers.refuse(number, error, command.lane)
 
     def fail(self, command: Fail) -> None:
-        """Tell callers why there is no answer."""
+        """Tell callers why there is no answer; a submission that the next process goes on with has not failed."""
         rows = list(command.numbers)
+        if self._standing and not command.for_good:
+            rows = [row for row in rows if not self._standing.is_open(row)]
         for number, row in zip(self._numbers(rows), rows, strict=True):
             attempts = command.attempts.get(row, ())
             error = error_of_failure(command.failure, f"{self._pool}-{row}", command.batch_id, attempts)

@@ -16,7 +16,7 @@ from carpool.errors import LimitExceeded, Unbatchable
 from carpool.models import Encoded
 from carpool.providers.openai import ENDPOINTS, OpenAI
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+unhurried = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 openai = OpenAI()
 CHAT = "/v1/chat/completions"

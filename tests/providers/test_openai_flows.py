@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from msgspec import structs
 from openai_kit import BATCH, LANE, ids, ok, page, play, remote
 
 from carpool.models import NO_REPLY, BatchProblem, BatchStatus, Call, CallFailed, PackedBatch, Reply
@@ -71,6 +72,22 @@ def test_output_files_to_be_kept_are_given_no_expiry() -> None:
         "completion_window": "24h",
         "metadata": {"carpool": "pool-b7", "carpool_tokens": "0"},
     }
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ((), None),
+        (("search",), "search"),
+        (("search", "team a", "\u00e9t\u00e9"), "search, team a, \u00e9t\u00e9"),
+        (("a" * 300, "b" * 300, "c"), f"{'a' * 300}, c"),
+        (("a" * 513,), None),
+        (("a" * 512, "b"), "a" * 512),
+    ],
+)
+def test_a_creation_tells_tags_as_far_as_metadata_takes_them(tags: tuple[str, ...], told: str | None) -> None:
+    calls, _ = play(openai.create(structs.replace(BATCH, tags=tags), "file-1"), ok(remote("batch_1")))
+    assert json.loads(calls[0].json or b"")["metadata"].get("tags") == told
 
 
 # --- reading a batch object

@@ -40,6 +40,7 @@ ENDPOINTS = (
     "/v1/moderations",
     "/v1/responses",
 )
+_METADATA = 512  # characters of one value
 _FRAME = 256  # bytes that an input line has around its body, at most
 _PAGE = 100  # batches or files on a page of a listing, the most that may be asked for
 _SKEW = 3_600.0  # seconds by which the server's clock may differ from ours
@@ -162,13 +163,14 @@ class OpenAI:
     def create(self, batch: PackedBatch, file_id: str) -> Flow[BatchStatus]:
         """Create the batch; a 200 is no verdict on its content (traps 1).
 
-        What it is expected to weigh is noted beside its key, for whoever looks at the account.
+        What it is expected to weigh, and the tags of its calls, are noted beside its key, for whoever looks at the
+        account.
         """
         body: dict[str, Any] = {
             "input_file_id": file_id,
             "endpoint": batch.lane.endpoint,
             "completion_window": "24h",
-            "metadata": {replies.KEY: batch.key, replies.TOKENS: str(batch.tokens)},
+            "metadata": {replies.KEY: batch.key, replies.TOKENS: str(batch.tokens), **_told(batch.tags)},
         }
         if not self._keep_files:
             body["output_expires_after"] = {"anchor": "created_at", "seconds": _LIFE}
@@ -312,3 +314,12 @@ def _filename(key: str) -> str:
 def _listing(after: str | None) -> Call:
     query = {"limit": str(_PAGE)}
     return Call("GET", "/batches", True, query if after is None else {**query, "after": after})
+
+
+def _told(tags: Sequence[str]) -> dict[str, str]:
+    """Give tags as metadata, which holds texts of 512 characters (contracts A1): as many as that takes, whole."""
+    told = ""
+    for tag in tags:
+        longer = f"{told}, {tag}" if told else tag
+        told = longer if len(longer) <= _METADATA else told
+    return {"tags": told} if told else {}

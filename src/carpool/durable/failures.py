@@ -1,0 +1,85 @@
+"""Why a submission has no answer, as it is kept."""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from ..engine.commands import Fail, Settle
+from ..engine.events import Unmet
+from ..errors import (
+    AuthenticationFailed,
+    BudgetExceeded,
+    CarpoolError,
+    JournalError,
+    LimitExceeded,
+    RequestCancelled,
+    RequestExpired,
+    RequestFailed,
+    RequestRejected,
+    ResultMissing,
+)
+from ..outcomes import error_of_failure, error_of_row
+
+_OF_REQUESTS: dict[str, type[RequestFailed]] = {
+    kind.__name__: kind for kind in (RequestFailed, RequestRejected, RequestExpired, RequestCancelled, ResultMissing)
+}
+_OF_SETTINGS: dict[str, type[CarpoolError]] = {
+    kind.__name__: kind for kind in (AuthenticationFailed, JournalError, LimitExceeded, BudgetExceeded)
+}
+
+
+class _Kept(msgspec.Struct, array_like=True, gc=False):
+    kind: str
+    message: str
+    status_code: int | None = None
+    code: str | None = None
+    batch_id: str | None = None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Kept).decode
+
+
+def pack(error: CarpoolError) -> bytes:
+    """Pack an error: its kind, message, status, code and batch."""
+    kind = type(error).__name__
+    if isinstance(error, RequestFailed):
+        return _encode(_Kept(kind, error.message, error.status_code, error.code, error.batch_id))
+    return _encode(_Kept(kind, str(error)))
+
+
+def unpack(packed: bytes, custom_id: str) -> CarpoolError:
+    """Give an error, of the request of this custom_id."""
+    kept = _decode(packed)
+    kind = _OF_REQUESTS.get(kept.kind)
+    if kind is None:
+        return _OF_SETTINGS.get(kept.kind, CarpoolError)(kept.message)
+    return kind(
+        kept.message,
+        status_code=kept.status_code,
+        code=kept.code,
+        custom_id=custom_id,
+        batch_id=kept.batch_id,
+    )
+
+
+def unmet_by(command: Fail | Settle, close: Callable[[Iterable[int]], Sequence[int]]) -> list[Unmet]:
+    """Give the facts of the submissions that a command ends without an answer; `close` says which rows are theirs.
+
+    Not those of a failure that is none for good: the next process looks again.
+    """
+    if isinstance(command, Fail):
+        rows = close(command.numbers) if command.for_good else ()
+        return [_unmet(rows, error_of_failure(command.failure, "", command.batch_id))] if rows else []
+    failed = [(number, row) for number, row in zip(command.numbers, command.rows, strict=True) if not row.ok]
+    closed = frozenset(close([number for number, _ in failed])) if failed else frozenset[int]()
+    alike: dict[bytes, list[int]] = {}
+    for number, row in failed:
+        if number in closed:
+            alike.setdefault(pack(error_of_row(row, command.batch_id)), []).append(number)
+    return [Unmet(array("Q", rows), error) for error, rows in alike.items()]
+
+
+def _unmet(rows: Iterable[int], error: CarpoolError) -> Unmet:
+    return Unmet(array("Q", rows), pack(error))
