@@ -10,7 +10,6 @@ import pytest
 from account_kit import CHAT, KEY, NOWHERE, POOL, Account, fields, on_a_screen, on_a_terminal, run, scripted
 from typer.testing import CliRunner, Result
 
-from carpool import wire
 from carpool.cli import remote
 from carpool.cli.app import app
 from carpool.cli.batch_words import facts, took
@@ -21,7 +20,7 @@ from carpool.models import BatchStatus, Reply
 from carpool.providers.overview import details_of
 from carpool.providers.replies import Listed
 from carpool.testing import Emulator, Faults, Pace, Troubles
-from carpool.wire import Wire
+from carpool.wire import Wire, wire
 
 NOW = 1_790_000_000.0
 

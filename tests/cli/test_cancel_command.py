@@ -8,11 +8,11 @@ import pytest
 from account_kit import scripted
 from typer.testing import CliRunner, Result
 
-from carpool import wire
 from carpool.cli import cancel
 from carpool.cli.app import app
 from carpool.providers import openai
 from carpool.testing import Emulator, Faults, Pace
+from carpool.wire import wire
 
 KEY = "sk-secret-0123456789"
 CHAT = "/v1/chat/completions"

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import carpool
-from carpool import wire
 from carpool.cli import leftovers as rules
 from carpool.cli import sweeping
 from carpool.cli.app import app
@@ -28,6 +27,7 @@ from carpool.providers.openai import OpenAI
 from carpool.providers.overview import RemoteFile
 from carpool.providers.replies import Listed
 from carpool.testing import Emulator, Faults, Pace, Troubles
+from carpool.wire import wire
 
 NOW = 1_790_000_000.0
 OTHER = "ffff00001111"

@@ -14,7 +14,6 @@ import pytest
 from account_kit import KEY, NOWHERE, Account, journal_of, on_a_screen, run, scripted
 from typer.testing import CliRunner, Result
 
-from carpool import wire
 from carpool.cli import doctor as command
 from carpool.cli import journal_check, mounts
 from carpool.cli.app import app
@@ -29,6 +28,7 @@ from carpool.models import BatchStatus, Failure, NoRoom
 from carpool.providers.replies import Listed
 from carpool.testing import Emulator, Faults
 from carpool.tokens import NoVocabulary
+from carpool.wire import wire
 
 NOW = 1_790_000_000.0
 
@@ -43,7 +43,7 @@ class Counting:
 
     def __call__(self, endpoint: str, model: str, body: bytes) -> int:
         if self.problem:
-            logging.getLogger("carpool").warning("said once more")
+            logging.getLogger("carpool.tokens").warning("said once more")
             raise NoVocabulary(self.problem)
         return 1
 
@@ -598,7 +598,7 @@ def test_a_vocabulary_that_is_missing_is_a_warning_said_once(
     finding = found(result)["vocabulary"]
     assert (finding.level, "TIKTOKEN_CACHE_DIR" in finding.remedy) == ("warning", True)
     assert "said once more" not in caplog.text
-    assert not logging.getLogger("carpool").disabled
+    assert not logging.getLogger("carpool.tokens").disabled
 
 
 def test_an_extra_that_is_missing_is_told_and_no_problem(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

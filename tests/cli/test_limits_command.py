@@ -15,13 +15,12 @@ import pytest
 from account_kit import NOWHERE, fields, on_a_screen
 from typer.testing import CliRunner, Result
 
-from carpool import wire
 from carpool.cli import remote
 from carpool.cli.app import app
 from carpool.cli.limits import limits
 from carpool.models import Reply
 from carpool.testing import Emulator, Faults, Pace
-from carpool.wire import Wire
+from carpool.wire import Wire, wire
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 KEY = "sk-secret-0123456789"

@@ -19,7 +19,6 @@ import pytest
 from account_kit import KEY, NOWHERE, POOL, Account, run, scripted
 from typer.testing import CliRunner, Result
 
-from carpool import wire
 from carpool.cli import fetching, remote
 from carpool.cli.app import app
 from carpool.cli.downloads import downloads
@@ -27,6 +26,7 @@ from carpool.cli.fetching import Arrived, Expected, judge
 from carpool.cli.landing import landing, problem_with
 from carpool.cli.results import results
 from carpool.testing import Emulator, Faults, Pace, Troubles
+from carpool.wire import wire
 
 CONTENT = "GET /v1/files/{id}/content"
 

@@ -114,7 +114,7 @@ class Bent(InMemory):
 class Scene(World):
     """Hold a pool, the emulator it talks to, what stands between them, and what the pool's owner is told."""
 
-    def __init__(self, pool: carpool.Pool, emulator: Emulator, bent: Bent, notices: list[carpool.Notice]) -> None:
+    def __init__(self, pool: carpool.Pool, emulator: Emulator, bent: Bent, notices: list[carpool.Event]) -> None:
         super().__init__(pool, emulator, bent)
         self.bent = bent
         self.notices = notices
@@ -162,9 +162,14 @@ async def scene(
     """
     async with Emulator(**emulator).inline() as served:
         bent = Bent(served.app, bend or Bend())
-        notices: list[carpool.Notice] = []
+        notices: list[carpool.Event] = []
         ports = Ports(run_sync=run_here, transport=bent)
-        settings = {"on_event": notices.append, **(pool or {})}
+
+        def look(event: carpool.Event) -> None:
+            if event.kind in ("held", "late", "strangers"):
+                notices.append(event)
+
+        settings = {"on_event": look, **(pool or {})}
         with anyio.fail_after(within):
             async with carpool.Pool("sk-key", "http://emulator/v1", _ports=ports, **settings) as opened:
                 yield Scene(opened, served, bent, notices)

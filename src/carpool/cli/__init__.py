@@ -1,5 +1,6 @@
 """The command `carpool`."""
 
+import logging
 import sys
 from io import TextIOWrapper
 
@@ -18,10 +19,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names and models have characters of all sorts
+    warnings = logging.StreamHandler()
+    warnings.setLevel(logging.WARNING)
+    log = logging.getLogger("carpool")
+    log.addHandler(warnings)  # the library is quiet where nobody says where records go; a command has a user
     try:
         app(prog_name="carpool")
     except OSError as exc:  # what concerns files is told where they are read and written
         what = exc.filename or "the standard output cannot be written"
         sys.exit(ended(1, f"{what}: {exc.strerror}").exit_code)
     finally:
+        log.removeHandler(warnings)
         give_up_what_is_unsaid()

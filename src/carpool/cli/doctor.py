@@ -127,7 +127,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _vocabulary() -> Finding:
-    log = logging.getLogger("carpool")
+    log = logging.getLogger("carpool.tokens")
     was, log.disabled = log.disabled, True  # it would say the same once more
     try:
         Tiktoken(patience=_VOCABULARY)("/v1/chat/completions", "gpt-4o", b"{}")

@@ -66,6 +66,12 @@ def emulate(
     live_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Live calls a minute, above which they are a 429.")
     ] = None,
+    webhook_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where to tell, signed, that a batch has ended.")
+    ] = None,
+    webhook_secret: Annotated[
+        str | None, typer.Option(help="What webhooks are signed with.", envvar="OPENAI_WEBHOOK_SECRET")
+    ] = None,
     api_key: Annotated[str | None, typer.Option(help="The only key let in; any key is without it.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the faults and the order of the rows.")] = 0,
 ) -> None:
@@ -109,6 +115,8 @@ def emulate(
             creation_lag=creation_lag,
             file_lag=file_lag,
             live_per_minute=live_per_minute,
+            webhook_url=webhook_url,
+            webhook_secret=None if webhook_url is None else webhook_secret,
             api_key=api_key,
             seed=seed,
         )

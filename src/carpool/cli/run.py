@@ -14,7 +14,7 @@ import typer
 from .. import progress
 from ..config import Escalate, Mode
 from ..errors import ConfigurationError
-from ..limits import Limits, Tier
+from ..limits import KnownLimits, Tier
 from ..prices import Prices
 from ..progress import Progress
 from ..settings import checked_mode
@@ -171,7 +171,7 @@ def _run(order: Order, source: Input, tally: Tally) -> Ended:
 def _forecast(source: Input, order: Order, tally: Tally, *, as_json: bool) -> None:
     begun = Begun() if order.output is None else scan(order.output, order.mark, texts=order.texts)
     settings = order.settings
-    limits = Limits(settings.get("tier"), settings.get("limits"))
+    limits = KnownLimits(settings.get("tier"), settings.get("limits"))
     prices = Prices(settings.get("prices"))
     found = forecast(source, begun, tally, Settings(order.endpoint, limits, prices, Tiktoken()))
     with _on_standard_output():

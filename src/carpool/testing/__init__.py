@@ -8,7 +8,7 @@ the letter, so that it is an independent check on the client.
 """
 
 from .answers import Answer, Answering, echo
-from .books import BatchLine, Books, FileLine
+from .books import BatchLine, Books, DeliveryLine, FileLine
 from .emulator import Emulator
 from .faults import Faults
 from .ledger import LimitLine, QueueLine
@@ -22,6 +22,7 @@ __all__ = [
     "Answering",
     "BatchLine",
     "Books",
+    "DeliveryLine",
     "Emulator",
     "Faults",
     "FileLine",

@@ -45,6 +45,16 @@ class FileLine:
 
 
 @dataclass(frozen=True)
+class DeliveryLine:
+    """Tell of one try to deliver a webhook of a `kind` such as "batch.completed"; `status` None is no reply."""
+
+    at: float
+    batch_id: str
+    kind: str
+    status: int | None
+
+
+@dataclass(frozen=True)
 class Books:
     """Tell what was run, called, billed and left.
 
@@ -55,7 +65,8 @@ class Books:
     {id}, those broken by faults included. `live` counts the calls of live endpoints, which are in none of the above but
     `routes`; of those that were run, `live_tiers` the `service_tier`, "default" where they name none, and `live_bodies`
     the body without it, so that the digest is that of a row. `queue` is each admission, refusal and release of
-    enqueued tokens, in order of time; `limits` the limits, those changed since after the others.
+    enqueued tokens, in order of time; `limits` the limits, those changed since after the others; `deliveries` each try
+    to deliver a webhook.
     """
 
     runs: Mapping[tuple[str, bytes], tuple[str, ...]]
@@ -72,6 +83,7 @@ class Books:
     live_bodies: Counter[bytes]
     queue: tuple[QueueLine, ...]
     limits: tuple[LimitLine, ...]
+    deliveries: tuple[DeliveryLine, ...]
 
     @cached_property
     def paid(self) -> Counter[bytes]:
@@ -136,6 +148,7 @@ class Notes:
     live: int = 0
     live_tiers: Counter[str] = field(default_factory=Counter)
     live_bodies: Counter[bytes] = field(default_factory=Counter)
+    deliveries: list[DeliveryLine] = field(default_factory=list)
 
     def ran(self, custom_id: str, name: bytes, batch: tuple[str], paid: bool, lost: bool) -> None:
         """Note that a row was run; `name` is its body's digest, `batch` the id in a tuple that its rows share."""
@@ -193,6 +206,7 @@ class Notes:
             self.live_bodies.copy(),
             account.ledger.lines(now),
             tuple(account.ledger.limits),
+            tuple(self.deliveries),
         )
 
 

@@ -5,6 +5,7 @@ from typing import get_args
 
 from .answers import Answering, echo
 from .setting import RefuseAt
+from .webhooks import key_of
 
 
 def check_port(port: int) -> None:
@@ -21,6 +22,16 @@ def check_answer(answer: Answering, upstream: str | None) -> None:
         raise ValueError("answer and upstream exclude each other")
     if upstream is not None and not upstream.startswith(("http://", "https://")):
         raise ValueError(f"upstream is a URL such as http://127.0.0.1:8000/v1, not {upstream!r}")
+
+
+def check_webhook(url: str | None, secret: str | None) -> None:
+    """Check where webhooks go to, and what they are signed with."""
+    if (url is None) != (secret is None):
+        raise ValueError("webhook_url and webhook_secret are given together")
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise ValueError(f"webhook_url is a URL such as http://127.0.0.1:8001/webhooks, not {url!r}")
+    if secret is not None:
+        key_of(secret)
 
 
 def check_queue(limits: Iterable[int], refuse_at: RefuseAt) -> None:

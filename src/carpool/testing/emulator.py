@@ -7,13 +7,22 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+import httpx2
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
 from .account import Account, Batch
 from .answers import Answering, echo, echo_counted
 from .books import Books, Notes
-from .checks import check_answer, check_limit, check_port, check_positive, check_queue, check_seconds
+from .checks import (
+    check_answer,
+    check_limit,
+    check_port,
+    check_positive,
+    check_queue,
+    check_seconds,
+    check_webhook,
+)
 from .clock import Clock
 from .course import run_batch
 from .door import Door
@@ -28,6 +37,7 @@ from .store import Store
 from .troubles import Luck, Troubles
 from .upstream import Upstream
 from .validation import Count, Validation
+from .webhooks import Endpoint
 
 ORGANIZATION = "org-emulated"
 AT_ONCE = Pace()
@@ -51,7 +61,8 @@ class Emulator:
     `usage` False leaves the usage out of the batch objects. Lags are seconds, math.inf for ever: `listing_lag` that for
     which a new batch or file is missing from the listings, `creation_lag` that for which a new batch is a 404, and
     `file_lag` that for which a new file cannot be found by a creation. `live_per_minute` bounds the live calls, above
-    it they are a 429; None does not. `faults` strike requests, `troubles` batches and their rows, as `seed` has it.
+    it they are a 429; None does not. `webhook_url` is told when a batch ends, signed with `webhook_secret`.
+    `faults` strike requests, `troubles` batches and their rows, as `seed` has it.
     `api_key` None takes any key; `models` None supports any model; `max_requests` is a batch's.
     Raises ValueError for what makes no sense, and OSError on entering where the port cannot be had.
     """
@@ -84,9 +95,13 @@ class Emulator:
         max_requests: int = 50_000,
         max_file_bytes: int = 200_000_000,
         max_body_bytes: int = 64_000_000,
+        webhook_url: str | None = None,
+        webhook_secret: str | None = None,
         seed: int = 0,
+        _webhook_transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         check_port(port)
+        check_webhook(webhook_url, webhook_secret)
         check_answer(answer, upstream)
         check_queue((enqueued_tokens or {}).values(), refuse_at)
         check_seconds(
@@ -112,6 +127,13 @@ class Emulator:
         self._account = Account(ledger, window=pace.window, organization=ORGANIZATION, seed=seed, usage=usage)
         self._clock = Clock()
         self._notes = Notes()
+        note = self._notes.deliveries.append
+        self._new_endpoint = (
+            None
+            if webhook_url is None or webhook_secret is None
+            else partial(Endpoint, webhook_url, webhook_secret, self._clock, note, _webhook_transport)
+        )
+        self._endpoint: Endpoint | None = None
         self._store = Store()
         self._setting = Setting(
             account=self._account,
@@ -218,11 +240,18 @@ class Emulator:
         self._group = group
         if self._upstream is not None:
             self._setting.answer = await stack.enter_async_context(self._upstream())
+        if self._new_endpoint is not None:
+            self._endpoint = await stack.enter_async_context(self._new_endpoint())
 
     def _start(self, batch: Batch, validation: Validation | None) -> None:
         if self._group is None:
             raise RuntimeError("the emulator does not run: enter it first")
-        self._group.start_soon(run_batch, batch, self._setting, validation)
+        self._group.start_soon(self._run, batch, validation)
+
+    async def _run(self, batch: Batch, validation: Validation | None) -> None:
+        await run_batch(batch, self._setting, validation)
+        if self._endpoint is not None:
+            await self._endpoint.tell(batch)
 
 
 class Inline(AbstractAsyncContextManager[Emulator]):

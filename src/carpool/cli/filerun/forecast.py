@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...errors import CarpoolError
 from ...estimate import Estimate, estimate
-from ...limits import BYTES_A_TOKEN, Limits
+from ...limits import BYTES_A_TOKEN, KnownLimits
 from ...models import Encoded, Queue
 from ...prices import Prices
 from ...providers.openai import OpenAI
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     """Hold what a forecast depends on."""
 
     endpoint: str | None
-    limits: Limits
+    limits: KnownLimits
     prices: Prices
     count_tokens: CountTokens
 
@@ -99,7 +99,7 @@ def _counted(count: CountTokens, endpoint: str, model: str, body: bytes) -> int:
         return max(1, len(body) // BYTES_A_TOKEN)
 
 
-def _turns(limits: Limits, model: str, tokens: int) -> tuple[int | None, int]:
+def _turns(limits: KnownLimits, model: str, tokens: int) -> tuple[int | None, int]:
     limit = min((number for number, _ in limits.of(Queue(model, False))), default=None)
     return limit, math.ceil(tokens / limit) if limit else 1
 
