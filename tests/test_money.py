@@ -433,7 +433,7 @@ def test_a_setting_that_makes_no_sense_is_refused(name: str, wrong: Any) -> None
 
 
 async def test_an_async_hook_is_refused() -> None:
-    async def hook(notice: carpool.Notice) -> None: ...
+    async def hook(event: carpool.Event) -> None: ...
 
     with pytest.raises(carpool.ConfigurationError, match="on_event"):
         carpool.Pool("sk", "http://emulator/v1", on_event=hook)

@@ -115,6 +115,8 @@ async def test_calls_are_counted_under_their_tags() -> None:
         with carpool.options(tags=["block"]):
             await w.pool.gather([body("d"), carpool.Request(CHAT, body("e"), tags=())], endpoint=CHAT)
         tags = w.pool.stats().tags
+        told = [batch.metadata for batch in w.emulator.books().batches]
+    assert [(batch or {}).get("tags") for batch in told] == ["search, team", "block"]
     seen = {tag: (counts.accepted, counts.answered, counts.failed) for tag, counts in tags.items()}
     assert seen == {"search": (2, 1, 1), "team": (1, 1, 0), "block": (1, 1, 0)}
 
@@ -225,7 +227,7 @@ async def test_stats_and_repr_say_what_is_under_way() -> None:
         assert (stats.accepted, stats.answered, stats.batches, stats.lanes[0].submitted) == (7, 0, 1, 7)
         await anyio.sleep(100)
         assert w.pool.stats().answered == 7
-        assert "7 accepted, 7 answered, 0 failed, 1 batches, open" in repr(w.pool)
+        assert "open, 7 accepted, 7 answered, 0 failed, 0 waiting, 0 in flight, 1 batch>" in repr(w.pool)
 
 
 # --- bad input
@@ -752,11 +754,16 @@ async def test_a_fault_of_our_own_fails_the_callers_concerned_and_hangs_nobody()
 
 
 async def test_a_full_disk_fails_the_callers_concerned() -> None:
+    is_full = False
+
     async def no_space(func: Any, /, *args: object) -> Any:
-        raise OSError(28, "No space left on device")
+        if is_full:
+            raise OSError(28, "No space left on device")
+        return func(*args)
 
     async with world() as outer:
         ports = outer.ports._replace(run_sync=no_space)
         async with carpool.Pool("sk", "http://emulator/v1", _ports=ports) as pool:
+            is_full = True
             with pytest.raises(carpool.JournalError, match="No space left"):
                 await pool.request(CHAT, body())

@@ -76,8 +76,8 @@ async def test_more_than_the_share_must_be_refused(canary: Any, refused: int, pa
 
 
 async def test_all_that_wait_and_all_that_come_fail_quickly_and_say_why() -> None:
-    notices: list[carpool.Notice] = []
-    async with world(pool={"canary": 4, "on_event": notices.append}, answer=Refusing(99)) as w:
+    events: list[carpool.Event] = []
+    async with world(pool={"canary": 4, "on_event": events.append}, answer=Refusing(99)) as w:
         await w.ask_all(texts(30))
         assert anyio.current_time() < 30
         start = anyio.current_time()
@@ -91,8 +91,9 @@ async def test_all_that_wait_and_all_that_come_fail_quickly_and_say_why() -> Non
         assert error.code == "canary_refused"
         assert "4 of the first 4" in error.message
         assert "No: [{'role': 'user', 'content': 'text " in error.message
-    (notice,) = notices
-    assert (notice.kind, notice.lane and notice.lane.model) == ("held", "gpt-5-mini")
+    (held_back,) = (event for event in events if event.kind == "held")
+    assert held_back.lane is not None
+    assert held_back.lane.model == "gpt-5-mini"
 
 
 async def test_a_canary_that_fails_at_its_validation_holds_its_lane() -> None:
@@ -149,7 +150,7 @@ async def test_a_canary_that_nobody_awaits_any_more_makes_way_for_another() -> N
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyError("mine")])
 async def test_a_hook_that_raises_harms_nobody(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    def explode(notice: carpool.Notice) -> None:
+    def explode(event: carpool.Event) -> None:
         raise error
 
     settings = {"canary": 2, "on_event": explode}
@@ -159,4 +160,6 @@ async def test_a_hook_that_raises_harms_nobody(error: Exception, caplog: pytest.
         tasks.start_soon(w.ask_all, texts(5))
     assert sorted(w.answers()) == texts(5)
     assert len(w.errors()) == 6
-    assert "on_event failed" in [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    failures = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert [text for text in failures if text.startswith("on_event failed at 'held'")]
+    assert len(failures) == len(set(failures))  # once a kind

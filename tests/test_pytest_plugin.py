@@ -15,6 +15,7 @@ from carpool.testing import Answer, Emulator, Troubles
 pytest_plugins = ["pytester"]
 
 CHAT = "/v1/chat/completions"
+BARE = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")  # of no use in such a process, and slow to load
 
 
 def body(text: str) -> dict[str, Any]:
@@ -95,14 +96,15 @@ def test_pytest_finds_the_plugin_and_knows_its_marker(
     monkeypatch.setenv("CARPOOL_MODE", "emulate")
     monkeypatch.setenv("NO_PROXY", "example.org")
     pytester.makepyfile(USE)
-    pytester.runpytest_subprocess("--strict-markers", "-p", "no:cacheprovider").assert_outcomes(passed=2)
-    pytester.runpytest_subprocess("--markers").stdout.fnmatch_lines(["@pytest.mark.carpool_emulator(*): settings of*"])
+    pytester.runpytest_subprocess("--strict-markers", *BARE).assert_outcomes(passed=2)
+    markers = pytester.runpytest_subprocess("--markers", *BARE).stdout
+    markers.fnmatch_lines(["@pytest.mark.carpool_emulator(*): settings of*"])
 
 
 def test_without_the_extra_only_the_fixture_fails(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("import sys; sys.modules['starlette'] = None")
     pytester.makepyfile("def test_without(): pass\n\ndef test_with(carpool_emulator): pass")
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*BARE)
     result.assert_outcomes(passed=1, errors=1)
     assert "the fixture carpool_emulator needs starlette" in result.stdout.str()
     assert 'pip install "carpool[emulator]"' in result.stdout.str()
@@ -112,6 +114,6 @@ def test_a_setting_that_there_is_none_of_is_named(pytester: pytest.Pytester) -> 
     pytester.makepyfile(
         "import pytest\n\n@pytest.mark.carpool_emulator(colour='red')\ndef test_with(carpool_emulator): pass"
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*BARE)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*unexpected keyword argument 'colour'"])

@@ -13,7 +13,7 @@ import httpx2
 import openai
 import pytest
 from trio.testing import MockClock
-from virtual import CHAT, EMBEDDINGS, InMemory, Samples, VirtualLoop, body, site, world
+from virtual import CHAT, EMBEDDINGS, InMemory, Samples, VirtualLoop, body, run_here, site, world
 
 import carpool
 from carpool.account import account_of
@@ -649,12 +649,17 @@ async def test_a_key_that_the_provider_refuses_is_told(family: str) -> None:
 
 @families
 async def test_a_full_disk_is_told(family: str) -> None:
-    async def no_space(func: Any, /, *args: object) -> Any:
-        raise OSError(28, "No space left on device")
+    full = False
+
+    async def run_sync(func: Any, /, *args: object) -> Any:
+        if full:
+            raise OSError(28, "No space left on device")
+        return await run_here(func, *args)
 
     async with world() as outer:
-        ports = outer.ports._replace(run_sync=no_space)
+        ports = outer.ports._replace(run_sync=run_sync)
         async with carpool.Pool(KEY, BASE, _ports=ports) as pool:
+            full = True
             response = await client_of(pool, family).post(URL, json=body())
     assert "No space left" in str(check_refused(response, carpool.JournalError, 424))
 

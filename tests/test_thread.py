@@ -121,9 +121,10 @@ def test_every_door_works_from_an_event_loop_of_each_kind(run: Run, emulator: Em
             assert isinstance(gathered.pop(), carpool.Unbatchable)
             assert [r.text for r in gathered if isinstance(r, carpool.Response)] == texts(1_200)
             assert [r.text for r in asked] == ["one"]
-            assert repr(pool) == f"<Pool for {emulator.url}: 1201 accepted, 1201 answered, 0 failed, 1 batches, open>"
             assert pool.stats().answered == 1_201
-        assert repr(pool).endswith("closed>")
+            line = "open, 1,201 accepted, 1,201 answered, 0 failed, 0 waiting, 0 in flight, 1 batch"
+            assert repr(pool) == f"<Pool for {emulator.url}: {line}>"
+        assert ": closed, " in repr(pool)
         assert pool.stats().answered == 1_201
         with pytest.raises(carpool.PoolClosed):
             await pool.request(CHAT, body())
@@ -320,7 +321,7 @@ def test_closing_that_is_cancelled_half_way_leaves_as_by_an_exception(run: Run) 
             tasks.start_soon(collect(pool, "text", outcomes))
             await until(lambda: submitted(emulator))
             with anyio.CancelScope() as scope:
-                tasks.start_soon(cancel_when, scope, lambda: repr(pool).endswith("closed>"))
+                tasks.start_soon(cancel_when, scope, lambda: ": draining, " in repr(pool))
                 await pool.aclose()
             assert scope.cancelled_caught
 
@@ -767,3 +768,54 @@ def run_script(script: str, *args: str) -> str:
     done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, timeout=15)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.strip()
+
+
+# --- draining
+
+
+@every_loop
+def test_a_pool_in_a_thread_is_drained_from_any_loop(run: Run, tmp_path: Path) -> None:
+    """Its callers, in other loops and in blocking threads, are told; the next one has what they did not get."""
+    journal = tmp_path / "journal"
+    with Emulator(pace=Pace(tokens_per_second=20)) as long, ThreadPoolExecutor(3) as threads:
+        pool = pool_at(long, thread=True, journal=journal, reuse="undelivered")
+        anyio.run(pool.start)
+        client = pool.http_client(sync=True)
+        blocking = threads.submit(post, client, long, "slow " * 400)
+        gathering = threads.submit(run_asyncio, partial(gather, pool, "short", "slow " * 500))
+        wait_until(lambda: pool.stats().answered == 1)
+        run(partial(pool.drain, 0.1))
+        assert carpool_threads() == []
+        for job in (blocking, gathering):
+            with pytest.raises(carpool.PoolClosed, match="drained"):
+                job.result()
+        run(pool.aclose)
+        long_ids = {batch.id for batch in long.books().batches}
+
+        async def again() -> list[str]:
+            async with pool_at(long, journal=journal, reuse="undelivered") as next_pool:
+                return [await ask(next_pool, "short")]
+
+        assert run_asyncio(again) == ["short"]
+        assert {batch.id for batch in long.books().batches} == long_ids
+
+
+async def gather(pool: carpool.Pool, *wanted: str) -> None:
+    """Ask for texts, each by a model of its own, and so in a batch of its own."""
+    await pool.gather([body(text, model=f"model-{n}") for n, text in enumerate(wanted)], endpoint=CHAT)
+
+
+async def ask(pool: carpool.Pool, text: str) -> str:
+    """Ask as `gather` does for its first text."""
+    return (await pool.request(CHAT, body(text, model="model-0"))).text
+
+
+def test_a_plain_block_may_end_after_its_pool_was_drained(emulator: Emulator) -> None:
+    with pool_at(emulator) as pool:
+        with pool.http_client(sync=True) as client:
+            assert post(client, emulator, "hello") == "hello"
+        asyncio.run(pool.drain(5))
+        assert carpool_threads() == []
+        asyncio.run(pool.drain())
+    with pytest.raises(carpool.PoolClosed):
+        asyncio.run(pool.request(CHAT, body()))

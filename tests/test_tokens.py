@@ -306,7 +306,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(names, values), st.sampled_from(ENDPOINTS), st.sampled_from(["gpt-4o", "gpt-4", "gpt-6-astra"]))
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 def test_every_object_has_a_count(body: dict[str, Any], endpoint: str, model: str) -> None:
     assert counter(endpoint, model, json.dumps(body).encode()) >= 1
 

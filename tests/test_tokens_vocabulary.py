@@ -173,7 +173,7 @@ def test_without_a_network_the_reason_is_told(tmp_path: Path, damaged: bool) -> 
         port = port_of(server)  # closed again when it is used
     imported, warning, *problems = run(tmp_path, port, 30)
     assert imported == "False"
-    assert warning.startswith("WARNING carpool tiktoken's vocabulary o200k_base is missing (ProxyError")
+    assert warning.startswith("WARNING carpool.tokens tiktoken's vocabulary o200k_base is missing (ProxyError")
     assert len(problems) == 2
     assert all(problem.startswith("The vocabulary o200k_base is missing: ProxyError") for problem in problems)
 

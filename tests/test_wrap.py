@@ -665,7 +665,8 @@ async def test_a_callable_key_is_asked_for_each_call_that_submits() -> None:
 
 
 @asyncio_only
-async def test_a_callable_key_that_fails_is_told() -> None:
+async def test_a_callable_key_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carpool.wire.keys._PATIENCE", 1.0)
     turn: list[int] = []
 
     async def provider() -> str:

@@ -1,5 +1,7 @@
 """Await single LLM calls; they ride together through the provider's Batch API at half the price."""
 
+import logging
+
 from .batched import batched, pool_of
 from .config import Retry, Timing
 from .errors import (
@@ -11,6 +13,7 @@ from .errors import (
     LimitExceeded,
     OutputInvalid,
     PoolClosed,
+    PoolFull,
     RequestCancelled,
     RequestExpired,
     RequestFailed,
@@ -18,7 +21,9 @@ from .errors import (
     ResultMissing,
     Unbatchable,
 )
-from .models import Notice, Request, Response, Usage
+from .event import Event
+from .limits import Limits
+from .models import Request, Response, Usage
 from .options import options
 from .outcomes import Outcome
 from .pool import Pool
@@ -26,18 +31,23 @@ from .run import run
 from .stats import Stats
 from .transports import error_of
 
+# Quiet, unless the program says where records go: those of carpool's rooms are named carpool.<room>.
+logging.getLogger("carpool").addHandler(logging.NullHandler())
+
 __all__ = [
     "AuthenticationFailed",
     "BudgetExceeded",
     "CarpoolError",
     "ConfigurationError",
+    "Event",
     "JournalError",
     "LimitExceeded",
-    "Notice",
+    "Limits",
     "Outcome",
     "OutputInvalid",
     "Pool",
     "PoolClosed",
+    "PoolFull",
     "Request",
     "RequestCancelled",
     "RequestExpired",

@@ -16,6 +16,7 @@ class Background:
         self._changed = anyio.Event()
         self._finished = anyio.Event()
         self.busy = 0  # steps under way
+        self._listener: Callable[[], None] | None = None
 
     async def run(self, main: Callable[[], Awaitable[None]], started: anyio.Event) -> None:
         """Run `main`, and the steps that are started meanwhile, to the end; not where it was ended before it began."""
@@ -56,6 +57,12 @@ class Background:
     def changed(self) -> None:
         """Let those who wait look again."""
         self._changed.set()
+        if self._listener is not None:
+            self._listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have somebody called whenever those who wait are to look again."""
+        self._listener = listener
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds, or the background is over."""
@@ -69,6 +76,16 @@ class Background:
         self._ended = True
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
+
+    @property
+    def runs(self) -> bool:
+        """Tell whether it has begun, and not ended yet."""
+        return self._tasks is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether it has ended, and is cleaned up."""
+        return self._finished.is_set()
 
     def finish(self) -> None:
         """Note that nothing is left to be cleaned up."""

@@ -6,32 +6,47 @@ To wake an event loop costs some microseconds, so it is woken once for all that 
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from weakref import WeakSet
 
 import anyio
+import anyio.lowlevel
 
+from .admission import Admission
 from .errors import CarpoolError, PoolClosed
 from .intake import Intake
 from .models import Encoded, Response
 from .options import Options
 from .waiter import Runtime, Waiter, current_runtime
 
+_AT_ONCE = 500  # calls, or answers: some milliseconds of an event loop
+_TURNS = 3  # of an event loop, in which a caller that is woken goes
+_FAREWELL = 1.0  # seconds that those elsewhere are given for it
 _OVER = "The pool's event loop ended before the answer came."
 
 
 class Crossing:
     """Hold a call that comes from elsewhere, and then its outcome; `arrive` is called once it has one."""
 
-    __slots__ = ("_arrive", "call", "left", "number", "options", "outcome", "waiter")
+    __slots__ = ("_arrive", "call", "come", "context", "left", "number", "options", "outcome", "waiter")
 
     def __init__(
-        self, call: Encoded, options: Options, arrive: Callable[["Crossing"], None], waiter: Waiter | None = None
+        self,
+        call: Encoded,
+        options: Options,
+        arrive: Callable[["Crossing"], None],
+        waiter: Waiter | None = None,
+        context: Context | None = None,
     ) -> None:
+        self.context = context
         self.call: Encoded | None = call
         self.options = options
         self.waiter = waiter
         self.number: int | None = None  # once it has joined its lane
         self.outcome: Response | BaseException | None = None
         self.left = False
+        self.come: Callable[[], None] | None = None  # while it waits in line
         self._arrive = arrive
 
     def done(self) -> bool:
@@ -74,8 +89,20 @@ class Side:
             arrived, self._arrived = self._arrived, []
         return arrived
 
+    def _put_back(self, arrived: list[Crossing]) -> None:
+        """Leave some to the next step."""
+        with self._lock:
+            self._arrived[:0] = arrived
+        try:
+            self.runtime.post(self._deliver)
+        except RuntimeError:
+            self._lose(self._take())
+
     def _deliver(self) -> None:
-        for crossing in self._take():
+        arrived = self._take()
+        if len(arrived) > _AT_ONCE:
+            self._put_back(arrived[_AT_ONCE:])
+        for crossing in arrived[:_AT_ONCE]:
             waiter, outcome = crossing.waiter, crossing.outcome
             if waiter is None or waiter.done() or crossing.left:
                 continue
@@ -83,6 +110,19 @@ class Side:
                 waiter.set_result(outcome)
             elif outcome is not None:
                 waiter.set_exception(outcome)
+
+    def let_go(self, gone: Callable[[], object], turns: int = _TURNS) -> None:
+        """Call `gone` when those who were woken here have had a turn; at once where all is over."""
+        try:
+            self.runtime.post(lambda: self._take_turn(gone, turns))
+        except RuntimeError:
+            gone()
+
+    def _take_turn(self, gone: Callable[[], object], turns: int) -> None:
+        if turns:
+            self.let_go(gone, turns if self._arrived else turns - 1)
+        else:
+            gone()
 
 
 class Bridge:
@@ -92,16 +132,19 @@ class Bridge:
     belongs in one.
     """
 
-    def __init__(self, intake: Intake, post: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(self, intake: Intake, admission: Admission, post: Callable[[Callable[[], object]], object]) -> None:
         self._intake = intake
+        self._admission = admission
         self._post = post
         self._lock = threading.Lock()
         self._sent: list[Crossing] = []
         self._left: list[Crossing] = []
+        self._asked: list[Crossing] = []  # that waited in line
         self._woken = False
         self._wake = anyio.Event()
         self._refusal: CarpoolError | None = None
         self._sides = threading.local()
+        self._all = WeakSet[Side]()
 
     # --- handing over
 
@@ -109,14 +152,20 @@ class Bridge:
         """Hand over a call, to be awaited in the event loop that runs here."""
         side = self._side()
         waiter = side.runtime.new_waiter()
-        crossing = Crossing(call, options, side.put, waiter)
+        crossing = Crossing(call, options, side.put, waiter, self._intake.context)
         self._hand_over(self._sent, [crossing])
         return crossing, waiter
+
+    def crossing(self, call: Encoded, options: Options) -> tuple[Crossing, Waiter]:
+        """Make what may be settled in the pool's event loop, and is awaited in that which runs here."""
+        side = self._side()
+        waiter = side.runtime.new_waiter()
+        return Crossing(call, options, side.put, waiter), waiter
 
     def ask(self, call: Encoded, options: Options) -> Response:
         """Hand over a call, and block this thread until its answer is here."""
         arrived = threading.Event()
-        crossing = Crossing(call, options, lambda _: arrived.set())
+        crossing = Crossing(call, options, lambda _: arrived.set(), None, self._intake.context)
         self._hand_over(self._sent, [crossing])
         try:
             arrived.wait()
@@ -132,19 +181,21 @@ class Bridge:
         """Note that the callers of these went."""
         for crossing in crossings:
             crossing.left = True
-        with suppress(PoolClosed):  # there is nobody to be told
+        with suppress(CarpoolError):  # there is nobody to be told
             self._hand_over(self._left, crossings)
 
     def _side(self) -> Side:
         side: Side | None = getattr(self._sides, "here", None)
         if side is None or not side.runtime.here():
             side = self._sides.here = Side(current_runtime(), self.leave)
+            with self._lock:
+                self._all.add(side)
         return side
 
     def _hand_over(self, to: list[Crossing], crossings: list[Crossing]) -> None:
         with self._lock:
             if self._refusal is not None:
-                raise PoolClosed(*self._refusal.args)
+                raise type(self._refusal)(*self._refusal.args)
             to += crossings
             if self._woken:
                 return
@@ -164,35 +215,82 @@ class Bridge:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        sent, left = self._take()
+        sent, left = self._take(_AT_ONCE)
         # First, as an equal call among those that join may take what others left.
         self._intake.leave(crossing.number for crossing in left if crossing.number is not None)
+        for come in [crossing.come for crossing in left if crossing.come is not None]:
+            self._admission.leave(come)
         outcomes = [crossing.outcome for crossing in left]
         self._intake.take_back([outcome.custom_id for outcome in outcomes if isinstance(outcome, Response)])
         for crossing in sent:
             self._join(crossing)
+        self._join_asked()
 
-    def _take(self) -> tuple[list[Crossing], list[Crossing]]:
+    def _take(self, most: int | None = None) -> tuple[list[Crossing], list[Crossing]]:
         with self._lock:
-            taken = self._sent[:], self._left[:]
-            self._sent.clear()
+            taken = self._sent[:most], self._left[:]
+            del self._sent[:most]
             self._left.clear()
-            self._woken = False
+            self._woken = bool(self._sent)
+            if self._woken:  # others wait for the next step
+                self._wake.set()
         return taken
 
     def _join(self, crossing: Crossing) -> None:
-        call, crossing.call = crossing.call, None
-        if call is None or crossing.left:
-            return
+        """Let a call join, or wait in line."""
         try:
-            crossing.number = self._intake.join(call, crossing.options, crossing)
+            if self._admission.is_crowded:
+                crossing.come = partial(self._come, crossing)
+                self._admission.enter(crossing.come)
+            else:
+                self._join_now(crossing)
         except Exception as exc:  # noqa: BLE001 - it is the caller's, as where nothing is handed over
             crossing.set_exception(exc)
+
+    def _come(self, crossing: Crossing) -> None:
+        """Let a call join for which there is room now, in a step of its own: others may just be settled."""
+        crossing.come = None
+        self._asked.append(crossing)
+        self._wake.set()
+
+    def _join_asked(self) -> None:
+        asked, self._asked = self._asked, []
+        for crossing in asked:
+            try:
+                self._join_now(crossing)
+            except Exception as exc:  # noqa: BLE001 - as above
+                crossing.set_exception(exc)
+            self._admission.joined()
+
+    def _join_now(self, crossing: Crossing) -> None:
+        call, crossing.call = crossing.call, None
+        context, crossing.context = crossing.context, None
+        if call is not None and not crossing.left:
+            crossing.number = self._intake.join(call, crossing.options, crossing, context)
+
+    async def let_go(self) -> None:
+        """Let callers go that were settled, and hear which answers did not reach them, for a second at most."""
+        with self._lock:
+            sides = list(self._all)
+        for _ in range(2):  # those who are woken have the next turn, in which trio lets anyone be first
+            await anyio.lowlevel.checkpoint()
+        gone = [anyio.Event() for _ in sides]
+        for side, event in zip(sides, gone, strict=True):
+            side.let_go(partial(self._tell, event.set))
+        with anyio.move_on_after(_FAREWELL):
+            for event in gone:
+                await event.wait()
+        self._pass_on()
+
+    def _tell(self, what: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the event loop is over
+            self._post(what)
 
     def close(self, error: CarpoolError) -> None:
         """Refuse what was handed over and did not join, and whatever comes."""
         with self._lock:
             self._refusal = self._refusal or error
         sent, _ = self._take()
-        for crossing in sent:
-            crossing.set_exception(PoolClosed(*error.args))
+        asked, self._asked = self._asked, []
+        for crossing in (*sent, *asked):
+            crossing.set_exception(type(error)(*error.args))

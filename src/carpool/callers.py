@@ -3,19 +3,23 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, repeat
 from typing import Literal, TypeAlias
 
 from .errors import BudgetExceeded, CarpoolError
-from .models import Response
+from .models import Lane, Response
 from .naming import shard_of
+from .observe import CallsSeen
 from .spans import Sink, Spans
 from .spending import Budget
 from .waiter import Settled
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.callers")
 
 
 Delivery: TypeAlias = Literal[True, False, "going"]
+_AT_ONCE = 1_000  # a millisecond or two of the event loop
+_TOLD = 200  # calls that a hook is told of at once, which takes ten times as long
 GOING: Literal["going"] = "going"  # the caller of an answer that came just when it left
 
 
@@ -23,10 +27,17 @@ class Callers:
     """Hold the callers that wait, by the numbers of their calls, and what they may cost together.
 
     `changed` hears of those that go unsettled. Their numbers are of the `shard`; what ends of another process's counts
-    only where somebody waits for it here.
+    only where somebody waits for it here. `seen` is told of each, where somebody looks on.
     """
 
-    def __init__(self, changed: Callable[[], None], budget: Budget | None = None, shard: int = 0) -> None:
+    def __init__(
+        self,
+        changed: Callable[[], None],
+        budget: Budget | None = None,
+        shard: int = 0,
+        seen: CallsSeen | None = None,
+    ) -> None:
+        self.seen = seen
         self._changed = changed
         self._budget = budget
         self._shard = shard
@@ -35,13 +46,13 @@ class Callers:
         self._tags: dict[int, tuple[str, ...]] = {}
         self.answered = self.failed = 0
         self.by_tag = Counter[tuple[str, Literal["accepted", "answered", "failed"]]]()
-        self.refusal: CarpoolError | None = None  # what later calls are told
+        self._refusal: CarpoolError | None = None
 
     def __len__(self) -> int:
-        return len(self._waiters) + len(self._spans)
+        return len(self._waiters) + self._spans.waiting
 
     def __contains__(self, number: int) -> bool:
-        return number in self._waiters or (len(self._spans) > 0 and number in self._spans)
+        return number in self._waiters or (self._spans.waiting > 0 and number in self._spans)
 
     def awaits(self, number: int) -> bool:
         """Tell whether somebody waits for a call, and is not just going."""
@@ -49,14 +60,33 @@ class Callers:
         return number in self._spans if waiter is None else not waiter.done()
 
     @property
+    def are_tagged(self) -> bool:
+        """Tell whether any call that waits has tags."""
+        return len(self._tags) > 0
+
+    def tags_of(self, numbers: Iterable[int]) -> tuple[str, ...]:
+        """Name the tags of calls that wait, each once, in the order of the calls."""
+        return tuple(dict.fromkeys(tag for number in numbers for tag in self._tags.get(number, ())))
+
+    @property
     def are_bounded(self) -> bool:
         """Tell whether there is a budget."""
         return self._budget is not None
 
+    @property
+    def refusal(self) -> CarpoolError | None:
+        """Give what later calls are told, None while calls are taken."""
+        return self._refusal
+
+    @refusal.setter
+    def refusal(self, error: CarpoolError | None) -> None:
+        self._refusal = error
+        self._changed()  # whoever waits for room is to hear of it
+
     def admit(self) -> None:
         """Raise what later calls are told."""
-        if self.refusal is not None:
-            raise _copy(self.refusal)
+        if self._refusal is not None:
+            raise _copy(self._refusal)
 
     def afford(self, number: int, model: str, size: int, *, live: bool) -> None:
         """Reserve what a call may cost, or raise `BudgetExceeded`."""
@@ -90,27 +120,40 @@ class Callers:
                 self._spans.add(number, index, sink)
         self._tag(first, tags)
 
+    def tag(self, number: int, tags: tuple[str, ...]) -> None:
+        """Remember the names under which a call is counted that nobody awaits."""
+        self._tag(number, tags)
+
+    def untag(self, numbers: Iterable[int]) -> None:
+        """Note that calls have ended that are not counted under their names any more."""
+        for number in numbers:
+            self._tags.pop(number, None)
+
     def _tag(self, number: int, tags: tuple[str, ...]) -> None:
         if tags:
             self._tags[number] = tags
             for tag in tags:
                 self.by_tag[tag, "accepted"] += 1
 
-    def give_all(self, numbers: Sequence[int], responses: Sequence[Response]) -> Sequence[Delivery]:
+    def give_all(
+        self, numbers: Sequence[int], responses: Sequence[Response], lane: Lane | None = None
+    ) -> Sequence[Delivery]:
         """Settle calls with answers; see `give`."""
-        if self._waiters or self._tags or self._budget is not None:
-            return [*map(self.give, numbers, responses)]
+        if self._waiters or self._tags or self._budget is not None or self.seen is not None:
+            return [*map(self.give, numbers, responses, repeat(lane))]
         given = self._spans.settle(numbers, responses)
         self.answered += len(numbers) if all(given) else sum(map(self._counts, numbers, given))
         return given
 
-    def give(self, number: int, response: Response) -> Delivery:
-        """Settle a call with an answer; gives whether its caller was still there, or is going."""
+    def give(self, number: int, response: Response, lane: Lane | None = None) -> Delivery:
+        """Settle a call with an answer, in a row of the lane; gives whether its caller was still there, or is going."""
         if self._tags:
             self._count(number, "answered")
         self._release(number)
         given = self._give(number, response)
         self.answered += self._counts(number, given)
+        if self.seen is not None:
+            self.seen.answered(number, response, lane)
         return given
 
     def _give(self, number: int, response: Response) -> Delivery:
@@ -125,18 +168,22 @@ class Callers:
     def _counts(self, number: int, given: Delivery) -> bool:
         return given is not False or shard_of(number) == self._shard
 
-    def refuse(self, number: int, error: CarpoolError) -> Delivery:
+    def refuse(self, number: int, error: CarpoolError, lane: Lane | None = None) -> Delivery:
         """Settle a call with an error; gives whether its caller was still there, or is going."""
         self._count(number, "failed")
         self._release(number)
         told = self._tell(number, error)
         self.failed += self._counts(number, told)
+        if self.seen is not None:
+            self.seen.failed(number, error, lane)
         return told
 
     def expire(self, number: int, error: CarpoolError) -> None:
         """Settle a call that waits no longer; it is counted when its row ends."""
         self._tags.pop(number, None)
         self._tell(number, error)
+        if self.seen is not None:
+            self.seen.failed(number, error, None, "expired")
 
     def _tell(self, number: int, error: CarpoolError) -> Delivery:
         waiter = self._waiters.pop(number, None)
@@ -173,15 +220,35 @@ class Callers:
         for waiter in waiters.values():
             if not waiter.done():
                 waiter.set_exception(_copy(error))
+        self._end_streams(error)
+        if self.seen is not None:
+            self.seen.failed_all(error)
+        self._changed()
+
+    def _end_streams(self, error: CarpoolError) -> None:
         for sink in self._spans.clear():
             sink.end(_copy(error))
-        self._changed()
+
+    def refuse_some(self, error: CarpoolError) -> bool:
+        """Settle some with an error, and tell it to whoever comes later; gives whether `refuse_all` has much to do."""
+        self.refusal = self.refusal or error
+        self._end_streams(error)  # before they leave by themselves, all at once
+        for number in [*islice(self._waiters, _AT_ONCE if self.seen is None else _TOLD)]:
+            waiter = self._waiters.pop(number)
+            if not waiter.done():
+                waiter.set_exception(_copy(error))
+            if self.seen is not None:
+                self.seen.failed(number, error, None)
+        if self.seen is None:
+            return len(self._waiters) > _AT_ONCE
+        return len(self._waiters) > 0 or self.seen.failed_some(error, _TOLD)
 
     def leave(self, numbers: Iterable[int]) -> list[int]:
         """Note that callers have gone, and give those that were not settled."""
         gone = [number for number in numbers if self._forget(number)]
-        for number in gone:
-            self._tags.pop(number, None)
+        self.untag(gone)
+        if self.seen is not None:
+            self.seen.left(gone)
         if gone:
             self._changed()
         return gone

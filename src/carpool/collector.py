@@ -7,10 +7,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 
+from .admission import Admission
+from .adoption import Adoption
 from .answers import Answers
 from .background import Background
 from .callers import Callers
+from .durable import Heirloom, Kept, Submissions
+from .elsewhere import Elsewhere
 from .engine.batch import BatchStats
 from .engine.commands import (
     Anew,
@@ -23,6 +28,7 @@ from .engine.commands import (
     Discard,
     Fail,
     Record,
+    Relay,
     SendLive,
     Settle,
     Tell,
@@ -38,7 +44,7 @@ from .engine.events import (
     Done,
     Event,
     Flush,
-    Limited,
+    Outstanding,
     Packed,
     Revoked,
     Settled,
@@ -48,9 +54,13 @@ from .errors import JournalError, RequestCancelled
 from .escalation import Escalation
 from .intake import Intake
 from .journal import RECORDED, Journal, Stamped
+from .limiting import Limiting
+from .limits import KnownLimits
 from .live import Live
-from .models import Failure, Notice, Queue
+from .models import Failure, Run
 from .naming import client_key, shard_of
+from .observe import begin
+from .parts import is_long, parts, taken_apart
 from .perform import Performer
 from .providers import Provider
 from .recorder import DEPENDENT, Recorder, implied
@@ -60,10 +70,11 @@ from .settling import Settling
 from .small import SmallBatches
 from .spending import Budget, Spending, dollars
 from .spool import Spool
-from .waiter import Waiter
+from .waiter import Runtime
+from .wakes import Wakes
 from .wire import Wire
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.collector")
 
 _LIVE_AT_ONCE = 20  # less than the wire's connections: batches go on meanwhile
 
@@ -82,7 +93,7 @@ class Collector:
         provider: Provider,
         wire: Wire,
         spool: Spool,
-        new_waiter: Callable[[], Waiter],
+        runtime: Runtime,
         journal: Journal | None,
         settings: Settings,
     ) -> None:
@@ -90,14 +101,26 @@ class Collector:
         self._settings = settings
         self._engine = engine
         self._spool = spool
-        self._queues: set[Queue] = set()
+        self.limiting = Limiting(settings.limits)
         self.background = Background()
         self.spending = Spending(settings.prices)
         limit = settings.budget
         self._budget = None if limit is None else Budget(limit, self.spending, settings.prices)
         numbered = 0 if journal is None else journal.numbered
-        self.callers = Callers(self.background.changed, self._budget, shard_of(numbered))
-        self._epoch = time.time() - anyio.current_time()
+        flexible = settings.escalate == "flex"
+        self.observer = begin(settings.on_event, pool, engine, provider, settings.prices, self.now, flexible=flexible)
+        seen = None if self.observer is None else self.observer.calls
+        self.callers = Callers(self.background.changed, self._budget, shard_of(numbered), seen)
+        self.admission = Admission(
+            self.callers,
+            settings.max_pending,
+            lambda: self.backlog >= settings.max_spool,
+            lambda: self.callers.refusal is not None,
+            refuses=settings.when_full == "refuse",
+        )
+        self.background.listen(self.admission.look)
+        self._time = runtime.time
+        self._epoch = time.time() - runtime.time()
         self._stir = anyio.Event()
         at_once = anyio.CapacityLimiter(_LIVE_AT_ONCE)
         self._live = Live(
@@ -112,7 +135,7 @@ class Collector:
         )
         self.intake = Intake(
             provider,
-            new_waiter,
+            runtime.new_waiter,
             self.callers,
             spool,
             settings.limits,
@@ -125,9 +148,12 @@ class Collector:
         self._small = SmallBatches(settings.timing.linger)
         self.recorder = None if journal is None else Recorder(journal, spool.secure, self)
         self._answers = Answers()
+        recorder = self.recorder
+        self.adoption = None if journal is None or recorder is None else Adoption(self, journal, recorder.lose)
+        self.elsewhere = Elsewhere(self._look_up_again, settings.timing.poll_min)
         self._resumption = self.intake.resumption = (
             None
-            if journal is None
+            if journal is None or self.adoption is None
             else Resumption(
                 journal,
                 spool,
@@ -137,9 +163,25 @@ class Collector:
                 self.intake.accept_unknown,
                 self.feed,
                 engine.running,
+                self._adopt,
+                self.elsewhere.wait,
                 settings.reuse,
             )
         )
+        self.submissions = self._heirloom = None
+        self.kept = Kept(journal, spool, provider, pool)
+        if journal is not None and self.recorder is not None:
+            self.submissions = self.intake.submissions = Submissions(
+                pool,
+                journal,
+                self.intake,
+                self.callers,
+                partial(self.recorder.submit, then=()),
+                self.background.start,
+                self.now,
+                settings.escalate,
+            )
+            self._heirloom = Heirloom(self.submissions, self.callers, self.feed, engine.running, self.now)
         self._settling = Settling(
             pool,
             self.callers,
@@ -147,7 +189,8 @@ class Collector:
             self._resumption,
             self.spending,
             provider.total_usage,
-            flexible=settings.escalate == "flex",
+            flexible=flexible,
+            standing=None if self.submissions is None else self.submissions.standing,
         )
         self.performer = Performer(
             provider,
@@ -156,6 +199,7 @@ class Collector:
             settings.counter,
             self.feed,
             self._lose,
+            self._tags_of,
             keep_remote_files=settings.keep_remote_files,
             paid=settings.mode == "batch",
         )
@@ -171,13 +215,27 @@ class Collector:
             lambda: self.callers.are_out_of_money,
             at_once,
         )
+        pause = settings.timing.poll_min
+        self.wakes = None if journal is None else Wakes(journal, self.feed, engine.remote_ids, self.now, pause)
+        self.submits = True  # or what waits stays in the journal
         self._barred = False
+        self._looking = anyio.Lock()
         self._flushes = 0
 
     @property
     def batches(self) -> int:
         """Count the batches created."""
         return self._engine.created
+
+    @property
+    def waiting(self) -> list[Run]:
+        """Give the rows that wait to be packed, also those whose packing is being recorded."""
+        return self._engine.waiting()
+
+    @property
+    def has_batches(self) -> bool:
+        """Tell whether any batch is not over."""
+        return self._engine.has_batches
 
     @property
     def backlog(self) -> int:
@@ -188,12 +246,6 @@ class Collector:
     def live_calls(self) -> int:
         """Count the calls that are sent at once."""
         return len(self._live)
-
-    def __repr__(self) -> str:
-        return (
-            f"{self.intake.accepted} accepted, {self.callers.answered} answered, {self.callers.failed} failed, "
-            f"{self.batches} batches, {'open' if self.callers.refusal is None else 'closed'}"
-        )
 
     def lanes(self) -> tuple[LaneStats, ...]:
         """Count what waits and what is submitted, by lane."""
@@ -207,6 +259,16 @@ class Collector:
 
     def feed(self, event: Event) -> None:
         """Tell the engine, and do what it says; what depends on facts waits until these are recorded."""
+        if self.observer is None:
+            self._feed(event)
+            return
+        self.observer.hold()  # a hook may call the pool, which is in the middle of a step now
+        try:
+            self._feed(event)
+        finally:
+            self.observer.let_go()
+
+    def _feed(self, event: Event) -> None:
         events: deque[Event] = deque((event,))
         now = self.now()
         facts: list[Event] = []
@@ -216,16 +278,19 @@ class Collector:
         while events:
             event = events.popleft()
             facts += [*self._what_came(event), event]
-            for command in self._engine.handle(event, now):
+            commands = self._engine.handle(event, now)
+            if self.observer is not None:
+                self.observer.saw(event, commands, now)
+            for command in commands:
                 if isinstance(command, Record):
                     events.append(command.fact)
                 elif isinstance(command, DEPENDENT):
                     dependent.append(command)
                 else:
                     self.perform(command)
-                facts += implied(command)
+                facts += self._implied(command)
             if hint := self._look_at_size(event, now):
-                log.warning(hint)
+                self._hint(hint)
         if self.recorder is None:
             for command in dependent:
                 self.perform(command)
@@ -233,14 +298,22 @@ class Collector:
             self.recorder.submit([(now, fact) for fact in facts if isinstance(fact, RECORDED)], dependent)
         self._stir.set()
 
+    def _implied(self, command: Command) -> list[Event]:
+        """Give the facts that a command implies."""
+        if self.submissions and isinstance(command, Settle | Fail):
+            return [*implied(command), *self.submissions.ended_by(command)]
+        return implied(command)
+
     def _what_came(self, event: Event) -> list[Settled]:
         """Give what came of a batch that is over, to be recorded before that."""
         if isinstance(event, Settled) and event.batch_id is None:
             self.callers.release(event.rows)
+            if self._resumption is not None:
+                self._resumption.forget(event.rows)
         if not isinstance(event, Done):
             return []
         if doubt := self._settling.over(event.batch_id):
-            log.warning(doubt)
+            self._hint(doubt)
         return self._answers.take(event.batch_id)
 
     def _look_at_size(self, event: Event, now: float) -> str | None:
@@ -259,28 +332,51 @@ class Collector:
     def perform(self, command: Command) -> None:
         """Carry out a command."""
         match command:
-            case Settle():
-                self._settle(command)
-            case Fail():
-                self._settling.fail(command)
-                self.background.changed()
+            case Settle() | Fail():
+                self._end(command)
             case Bill():
                 self._settling.bill(command.batch_id, command.lane, command.rows)
                 self._look_at_budget()
             case Tell():
-                self._tell(command.notice)
-            case SendLive():
-                self.background.start(self._escalation.send, command)
+                log.warning(command.message)
             case Anew() if self._resumption is not None:
                 self._resumption.anew(command.numbers)
+                if self._heirloom is not None:
+                    self._heirloom.anew(command.numbers)
+            case _:
+                self._start(command)
+
+    def _start(self, command: Command) -> None:
+        """Begin to carry out a command that takes its time."""
+        start = self.background.start
+        match command:
+            case SendLive():
+                start(self._escalation.send, command)
+            case Relay() if self.wakes is not None:
+                start(self.wakes.leave, command.remote_ids)
             case Cancel() | Delete() | Discard():
-                self.background.start(self.performer.chore, command)
+                start(self.performer.chore, command)
             case Count():
-                self.background.start(self.performer.count, command)
+                start(self.performer.count, command)
             case _:
                 if isinstance(command, Collect):
                     self._settling.state(command.status.id, command.status.input_tokens)
-                self.background.start(self.performer.step, command)
+                start(self.performer.step, command)
+
+    def _end(self, command: Settle | Fail) -> None:
+        """Tell callers what came of their calls, a part of them at a time."""
+        if is_long(command):
+            self.background.start(self._end_parts, command)
+        elif isinstance(command, Settle):
+            self._settle(command)
+        else:
+            self._settling.fail(command)
+            self.background.changed()
+
+    async def _end_parts(self, command: Settle | Fail) -> None:
+        for part in parts(command):
+            self._end(part)
+            await anyio.lowlevel.checkpoint()
 
     def _settle(self, command: Settle) -> None:
         self._settling.settle(command)
@@ -296,42 +392,61 @@ class Collector:
             message = f"The budget of {dollars(self._budget.limit)} is spent. Raise it to go on."
             self.feed(Barred(Failure("budget", message)))
 
-    def _tell(self, notice: Notice) -> None:
-        log.warning(notice.message)
-        if self._settings.on_event is not None:
-            try:
-                self._settings.on_event(notice)
-            except Exception:  # the user's own: it must not end the pool
-                log.exception("on_event failed")
+    def _hint(self, message: str) -> None:
+        log.warning(message)
+        if self.observer is not None:
+            self.observer.hint(message)
 
     def take_in(self) -> None:
         """Tell the engine of the calls that came and of the callers that went."""
         calls = self.intake.take_deferred()
         if calls:
             self.background.start(self._look_up, calls, self._flushes)
+        if self.submissions is not None:
+            self.submissions.tell()
         for accepted in self._spool.accepted():
-            for limited in self._limits_of(accepted.lane.queue):
+            for limited in self.limiting.of(accepted.lane.queue):
                 self.feed(limited)
             self.feed(Accepted(*accepted))
         gone = self.intake.take_gone()
         if gone:
             self.feed(Abandoned(gone))
             self.background.changed()  # there may be room now
+        self.admission.measure()
+        if self.admission.length:
+            self.background.changed()
 
-    def _limits_of(self, queue: Queue) -> list[Limited]:
-        """Say what is known of a queue when it is heard of first."""
-        if queue in self._queues:
-            return []
-        self._queues.add(queue)
-        return [Limited(queue, tokens, source) for tokens, source in self._settings.limits.of(queue)]
+    def set_limits(self, limits: KnownLimits) -> None:
+        """Take other limits from now on."""
+        self.take_in()
+        for event in self.limiting.set(limits):
+            self.feed(event)
 
     async def _look_up(self, calls: list[Deferred], flushes: int) -> None:
         assert self._resumption is not None  # noqa: S101 - it deferred them
-        await self._resumption.look_up(calls)
-        self.intake.sought.difference_update(call.number for call in calls)
-        self.take_in()
+        async with self._looking:  # in their order
+            for some in taken_apart(calls):
+                await self._resumption.look_up(some)
+                self.intake.sought.difference_update(call.number for call in some)
+                self.take_in()
         if self._flushes > flushes:  # one came meanwhile, which is meant for these calls too
             self.feed(Flush())
+
+    async def _look_up_again(self, calls: list[Deferred]) -> None:
+        self.intake.sought.update(call.number for call in calls)
+        await self._look_up(calls, self._flushes)
+        self.background.changed()  # whoever leaves waits until nothing is sought
+
+    async def _adopt(self) -> None:
+        """Take over what processes left that have died, as long as calls are answered here."""
+        if self.adoption is not None and self.adopts:
+            await self.adoption.look()
+
+    @property
+    def adopts(self) -> bool:
+        """Tell whether what others leave goes on here: also while the pool is closed, for calls may wait for it."""
+        broken = self.recorder is not None and self.recorder.broken is not None
+        return self.submits and not (broken or self.performer.leaving)
 
     def flush(self) -> None:
         """Submit what waits without lingering, also what is still being looked for."""
@@ -347,26 +462,38 @@ class Collector:
             self.feed(Revoked(batch_ids))
         if batch_ids is None:
             self._live.cancel()
-            for number in list(filter(self.callers.__contains__, self.intake.sought)):
+            sought = self.intake.sought.union(call.number for call in self.elsewhere)
+            for number in list(filter(self.callers.__contains__, sought)):
                 if self._resumption is None or not self._resumption.awaits_earlier(number):
                     self.callers.refuse(number, RequestCancelled(ON_PURPOSE.message))
         return unknown
 
     # --- the journal
 
-    def replay(self, told: Sequence[Stamped], *, answered: int) -> None:
+    def replay(self, told: Sequence[Stamped], *, others: bool) -> None:
         """Take over what processes left that have died, of all that is told of it; it goes on with `Recovered`.
 
-        `answered` are the answers that the journal keeps, of all processes.
+        `others` says whether the journal keeps answers of other processes.
         """
         assert self._resumption is not None  # noqa: S101 - where there is a journal
         for at, fact in told:  # at once: nothing may happen to a batch of which half is told
             if isinstance(fact, Accepted | Packed):
-                for limited in self._limits_of(fact.lane.queue):
+                for limited in self.limiting.of(fact.lane.queue):
                     self._engine.replay(limited, self.now())
+            if isinstance(fact, Outstanding):
+                continue
             self._engine.replay(fact, at)
-        if answered > self._answers.kept or any(isinstance(fact, Accepted | Packed) for _, fact in told):
+            if self.observer is not None:
+                self.observer.replay(fact, at)
+        if others or any(isinstance(fact, Accepted | Packed) for _, fact in told):
             self._resumption.begin()
+        if self._heirloom is not None:
+            self._heirloom.remember(told)
+
+    def ask_again(self) -> None:
+        """Have sent what was submitted to processes that have died, now that all is told."""
+        if self._heirloom is not None:
+            self._heirloom.ask_again()
 
     def begin(self, write: Callable[[], Awaitable[None]]) -> None:
         """Let the journal be written."""
@@ -375,10 +502,23 @@ class Collector:
     def recorded(self, facts: Iterable[Stamped]) -> None:
         """Note that facts are safe."""
         self._answers.recorded(facts)
+        if self.submissions is not None and self.recorder is not None and self.recorder.broken is None:
+            self.submissions.recorded(facts)
 
     def lost(self, error: JournalError) -> None:
         """Take no more calls: they could not be kept."""
+        if self.observer is not None:
+            self.observer.broken(str(error))
         self.callers.refusal = self.callers.refusal or error
+        if self.submissions is not None:
+            self.submissions.close(error)
+
+    def _tags_of(self, runs: Sequence[Run]) -> tuple[str, ...]:
+        """Name the tags of the calls in rows, as far as anybody awaits these."""
+        if not self.callers.are_tagged:
+            return ()
+        rows = [row for run in runs for row in run.rows]
+        return self.callers.tags_of(rows if self._resumption is None else map(self._resumption.number, rows))
 
     def _lose(self, exc: OSError) -> None:
         if self.recorder is not None:
@@ -388,7 +528,7 @@ class Collector:
 
     def now(self) -> float:
         """Give the time, in seconds since the epoch."""
-        return self._epoch + anyio.current_time()
+        return self._epoch + self._time()
 
     async def wait(self) -> None:
         """Wait until something has happened, or is due."""

@@ -10,6 +10,7 @@ CarpoolError
 ├── Unbatchable              this request cannot travel in a batch; nothing was sent
 ├── LimitExceeded            one request is larger than a whole file or the whole queue limit
 ├── BudgetExceeded           what may be spent is spent
+├── PoolFull                 as many calls are under way as may be
 ├── AuthenticationFailed     the provider refused the key
 ├── PoolClosed               the pool ended before the answer came, or was not open yet
 ├── JournalError             the disk refused
@@ -125,6 +126,10 @@ class LimitExceeded(CarpoolError):
 
 class BudgetExceeded(CarpoolError):
     """Say that the pool's budget is spent, or that its account may spend no more."""
+
+
+class PoolFull(CarpoolError):
+    """Say that as many calls are under way as may be; this one was not taken, and may be made again later."""
 
 
 class AuthenticationFailed(CarpoolError):

@@ -1,18 +1,21 @@
 """Where calls come in, and callers go: the callers' path, on which nothing is awaited and nobody is waited for."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextvars import Context, copy_context
 from typing import TypeAlias
 
 from .callers import Callers
 from .config import Escalate
-from .deadlines import Deadlines, margin, may_escalate
+from .deadlines import Deadlines, margin, may_escalate, pack_by
+from .durable import Submissions
 from .errors import CarpoolError, RequestExpired
-from .limits import LONG, Limits
+from .limits import LONG, KnownLimits
 from .live import Live
 from .models import Body, Encoded
 from .options import PLAIN, Options
 from .providers import Provider
-from .resume import Deferred, Resumption, digest_of
+from .resume import Deferred, Resumption, digest_of, digest_of_submission
 from .spans import Sink
 from .spool import Lines, Spool
 from .waiter import Settled, Waiter
@@ -24,6 +27,7 @@ _TIMED_OUT = (
 
 Streamed: TypeAlias = tuple[int, Encoded, Options]  # a call of a stream, and its position there
 
+_AT_ONCE = 500  # calls whose time is over: some milliseconds of the event loop
 _SOON = 1.0  # seconds, in which a call is found in the journal, or not
 
 
@@ -40,7 +44,7 @@ class Intake:
         new_waiter: Callable[[], Waiter],
         callers: Callers,
         spool: Spool,
-        limits: Limits,
+        limits: KnownLimits,
         live: Live,
         numbered: int,
         now: Callable[[], float],
@@ -53,6 +57,7 @@ class Intake:
         self._spool = spool
         self._limits = limits
         self._live = live
+        self._seen = callers.seen
         self._now = now
         self._stir = stir
         self._deadlines = Deadlines(callers.__contains__)
@@ -60,6 +65,7 @@ class Intake:
         self._bounded = callers.are_bounded
         self._near = Deadlines(callers.__contains__)  # from when on there is no time to wait for a batch
         self.resumption: Resumption | None = None
+        self.submissions: Submissions | None = None
         self.sought: set[int] = set()  # calls that are being looked for
         self.accepted = 0
         self._newest = numbered  # number of the row that joined last
@@ -73,7 +79,12 @@ class Intake:
     def accept(self, endpoint: str, body: Body, options: Options = PLAIN) -> tuple[int, Waiter]:
         """Let a call join its lane; gives its number and what to await."""
         self._callers.admit()
-        call = self.encode(endpoint, body)
+        call = self._provider.encode(endpoint, body)
+        waiter = self._new_waiter()
+        return self.join(call, options, waiter), waiter
+
+    def accept_encoded(self, call: Encoded, options: Options) -> tuple[int, Waiter]:
+        """Let a call join its lane that was encoded already; see `accept`."""
         waiter = self._new_waiter()
         return self.join(call, options, waiter), waiter
 
@@ -81,16 +92,35 @@ class Intake:
         """Check a call and encode it; from any thread."""
         return self._provider.encode(endpoint, body)
 
-    def join(self, call: Encoded, options: Options, waiter: Settled) -> int:
-        """Let a call join its lane, to be settled by `waiter`; gives its number."""
+    def join(self, call: Encoded, options: Options, waiter: Settled, context: Context | None = None) -> int:
+        """Let a call join its lane, to be settled by `waiter`; gives its number.
+
+        Where the caller is elsewhere, `context` is the one in which it made the call.
+        """
         self._callers.admit()
         number = self._number(call, options)
         self._callers.add(number, waiter, options.tags)
         self._begin(number, call, options)
+        if self._seen is not None:
+            self._tell(number, call, options, context)
         return number
 
-    def join_streamed(self, calls: Sequence[Streamed], sink: Sink) -> None:
-        """Let calls join their lanes, to be settled by the stream whose requests they are."""
+    def _tell(
+        self, number: int, call: Encoded, options: Options, context: Context | None, *, kept: bool = False
+    ) -> None:
+        """Let whoever looks on know of a call."""
+        if self._seen is not None:
+            live = options.live or self._live.everything
+            long = not live and len(call.body) > LONG and self._limits.is_long(call.model, len(call.body))
+            self._seen.accepted(number, call, options, context, long=long, live=live, kept=kept)
+
+    @property
+    def context(self) -> Context | None:
+        """Copy the context in force, for whoever looks on and wants to know in which one calls are made."""
+        return None if self._seen is None else copy_context()
+
+    def join_streamed(self, calls: Sequence[Streamed], sink: Sink, context: Context | None = None) -> None:
+        """Let calls join their lanes, to be settled by the stream whose requests they are; it was made in `context`."""
         self._callers.admit()
         if self._bounded or self._looks or self._live.everything or not all(map(_is_plain, calls)):
             for index, call, options in calls:
@@ -101,9 +131,14 @@ class Intake:
                 else:
                     self._callers.add_streamed(number, [index], sink, options.tags)
                     self._begin(number, call, options)
+                    self._tell(number, call, options, context)
         elif calls:
+            first = self._given + 1
             self._join_together(calls, sink)
             self._wake()
+            if self._seen is not None:
+                for number, (_, call, options) in enumerate(calls, first):
+                    self._tell(number, call, options, context)
 
     def _join_together(self, calls: Sequence[Streamed], sink: Sink) -> None:
         """Let calls join of which nothing is asked but an answer: what can be done for all at once is."""
@@ -132,7 +167,7 @@ class Intake:
         """Give a call its number, if there is money for it."""
         number = self._given + 1
         live = options.live or self._live.everything
-        if self._bounded and (live or not self._looks):
+        if self._bounded and (live or not self._seeks(options)):
             self._callers.afford(number, call.model, len(call.body), live=live)
         self.accepted += 1
         self._given = number
@@ -163,20 +198,28 @@ class Intake:
         endpoint, model, body, inputs = call.endpoint, call.model, call.body, call.inputs
         long = len(body) > LONG and self._limits.is_long(model, len(body))
         priority = options.priority
+        by = math.inf if options.timeout is None else pack_by(options.timeout, self._now())
         if self.resumption is None:
-            self._spool.add(endpoint, model, number, body, inputs, long=long, priority=priority)
+            self._spool.add(endpoint, model, number, body, inputs, long=long, priority=priority, pack_by=by)
             return
         digest = digest_of(endpoint, body, options.key)
-        if self.resumption.looks:
-            self._deferred.append(Deferred(number, endpoint, model, body, inputs, long, priority, digest))
+        key = options.key
+        if self.resumption.looks or (key is not None and self.resumption.seeks(key)):
+            keyed = isinstance(key, str)
+            self._deferred.append(Deferred(number, endpoint, model, body, inputs, long, priority, digest, by, keyed))
         else:
             self._newest = number
-            self._spool.add(endpoint, model, number, body, inputs, long=long, priority=priority, digest=digest)
+            self._spool.add(
+                endpoint, model, number, body, inputs, long=long, priority=priority, digest=digest, pack_by=by
+            )
 
     @property
     def _looks(self) -> bool:
         """Tell whether a call may be one of an earlier time, which costs nothing."""
         return self.resumption is not None and self.resumption.looks
+
+    def _seeks(self, options: Options) -> bool:
+        return self.resumption is not None and self.resumption.seeks(options.key)
 
     def accept_unknown(self, call: Deferred) -> None:
         """Let a call join that was looked for in vain, if there is money for it."""
@@ -195,6 +238,8 @@ class Intake:
             self._given += 1
             row = self._given
             self.resumption.attach(call.number, row)
+        if self._seen is not None:
+            self._seen.joined(call.number, row)
         self._newest = row
         self._spool.add(
             call.endpoint,
@@ -205,9 +250,41 @@ class Intake:
             long=call.long,
             priority=call.priority,
             digest=call.digest,
+            pack_by=call.pack_by,
         )
 
+    def submit(self, call: Encoded, options: Options, context: Context | None = None) -> int:
+        """Let a submission join its lane, which nobody awaits, and was made in `context`; gives its row."""
+        self._callers.admit()
+        row = self._given + 1
+        size = len(call.body)
+        if self._bounded:
+            self._callers.afford(row, call.model, size, live=False)
+        self.accepted += 1
+        self._given = self._newest = row
+        self._callers.tag(row, options.tags)
+        if self._seen is not None:
+            self._tell(row, call, options, context, kept=True)
+        self._spool.add(
+            call.endpoint,
+            call.model,
+            row,
+            call.body,
+            call.inputs,
+            long=size > LONG and self._limits.is_long(call.model, size),
+            priority=options.priority,
+            digest=digest_of_submission(row),
+            pack_by=math.inf if options.timeout is None else pack_by(options.timeout, self._now()),
+        )
+        self._wake()
+        return row
+
     # --- going
+
+    def give_up(self, rows: Iterable[int]) -> None:
+        """Take submissions out that have ended otherwise; their answers may still come."""
+        self._gone.update(rows)
+        self._stir()
 
     def leave(self, numbers: Iterable[int]) -> None:
         """Note that the callers of these numbers are gone; those that were settled do not count."""
@@ -228,32 +305,42 @@ class Intake:
 
     def take_back_rows(self, rows: Sequence[int]) -> None:
         """Note that answers in these rows never reached the callers that they were given to."""
+        if self._seen is not None:
+            self._seen.taken_back(rows)
         if self.resumption is not None:
             self.resumption.take_back(rows)
 
     def expire(self) -> None:
-        """Give up the calls whose timeouts are over."""
-        due = self._deadlines.due(self._now())
+        """Give up the calls whose timeouts are over, or some of them: others are due at once."""
+        due = self._deadlines.due(self._now(), _AT_ONCE)
         for number in due:
             self._callers.expire(number, RequestExpired(_TIMED_OUT))
         self._give_up(due)
+        if self.submissions is not None:
+            self.submissions.expire()
 
     def take_hurried(self) -> frozenset[int]:
-        """Take out the rows whose timeouts come so near that they are to be sent live; not what is being looked for."""
-        due = self._near.due(self._now())
+        """Take out the rows whose timeouts come so near that they are to be sent live, or some of them: others are due
+        at once. What is being looked for is none of them."""
+        due = self._near.due(self._now(), _AT_ONCE)
         for number in self.sought.intersection(due):
             self._near.set(number, self._now() + _SOON)
         due = [number for number in due if number not in self.sought]
+        if self.submissions is not None:
+            due += self.submissions.timeouts.hurried(self._now())
         return frozenset(due if self.resumption is None else self.resumption.rows(due))
 
     def is_awaited(self, row: int) -> bool:
         """Tell whether somebody waits for a row."""
+        if self.submissions is not None and self.submissions.standing.is_open(row):
+            return True
         return self._callers.awaits(row if self.resumption is None else self.resumption.number(row))
 
     @property
     def deadline(self) -> float:
         """Give the time at which the next timeout is over, or near; math.inf where there is none."""
-        return min(self._deadlines.next(), self._near.next())
+        others = math.inf if self.submissions is None else self.submissions.timeouts.next
+        return min(self._deadlines.next(), self._near.next(), others)
 
     @property
     def unknown(self) -> int:

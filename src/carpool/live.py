@@ -16,7 +16,7 @@ from .wire import Wire
 
 _SPENT = "The budget was spent before the call was sent. Raise it to go on."
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.live")
 
 
 class Live:
@@ -84,9 +84,10 @@ class Live:
                     row = await drive(self._provider.live(call), self._wire.send)
                 if row.ok:
                     usage = self._provider.usage(row) or Usage(0, 0, 0)
-                    self._spending.add(Lane(call.endpoint, call.model), 1, usage, live=True)
+                    lane = Lane(call.endpoint, call.model)
+                    self._spending.add(lane, 1, usage, live=True)
                     self._spent()
-                    self._callers.give(number, response_of(row, ""))
+                    self._callers.give(number, response_of(row, ""), lane)
                 else:
                     self._callers.refuse(number, error_of_row(row, ""))
         except CallFailed as exc:

@@ -50,8 +50,8 @@ def options(
 
     A call that was not answered `timeout` seconds after it was made ends with `RequestExpired`. Where a model's queue
     is limited, what has a higher `priority` (-100 to 100) goes first, in batches of its own. `tags` are names under
-    which `Stats` counts the call. With `live` it is sent at once, at full price. What is None stays as it is outside
-    the block. Raises `ConfigurationError` for what makes no sense.
+    which `Stats` counts the call, and which its batch's metadata tells. With `live` it is sent at once, at full price.
+    What is None stays as it is outside the block. Raises `ConfigurationError` for what makes no sense.
     """
     checked: dict[str, Any] = {}
     if timeout is not None:

@@ -1,12 +1,13 @@
 """Carry out the engine's steps: drive a provider's flow over the wire, and report how it went."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
+from msgspec import structs
 
 from .engine.commands import Cancel, Check, Collect, Count, Create, Delete, Discard, Find, Step, Upload
 from .engine.events import (
@@ -22,7 +23,7 @@ from .engine.events import (
     Uncountable,
     Uploaded,
 )
-from .models import NO_REPLY, Call, CallFailed, Failure, Flow, Lane, Reply, Row, Usage
+from .models import NO_REPLY, Call, CallFailed, Failure, Flow, Lane, Reply, Row, Run, Usage
 from .providers import Provider
 from .providers.jsonl import Lines
 from .spool import Spool
@@ -32,10 +33,10 @@ from .wire import Wire
 T = TypeVar("T")
 Chore: TypeAlias = Cancel | Delete | Discard
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.perform")
 
 _CHORE = 60.0  # seconds
-_SLICE = 1_000  # rows parsed and settled at once: some milliseconds of the event loop
+_SLICE = 500  # rows parsed and settled at once: some milliseconds of the event loop
 
 
 async def drive(flow: Flow[T], send: Callable[[Call], Awaitable[Reply]]) -> T:
@@ -52,8 +53,8 @@ async def drive(flow: Flow[T], send: Callable[[Call], Awaitable[Reply]]) -> T:
 class Performer:
     """Carry out one command at a time or many at once.
 
-    `feed` takes what comes of them, and `lose` the reason why answers cannot be kept. `paid` says that they cost
-    something.
+    `feed` takes what comes of them, and `lose` the reason why answers cannot be kept; `tags_of` names the tags of the
+    calls in rows. `paid` says that they cost something.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Performer:
         counter: Counter,
         feed: Callable[[Event], None],
         lose: Callable[[OSError], None],
+        tags_of: Callable[[Sequence[Run]], tuple[str, ...]],
         *,
         keep_remote_files: bool,
         paid: bool,
@@ -74,6 +76,7 @@ class Performer:
         self._counter = counter
         self._feed = feed
         self._lose = lose
+        self._tags_of = tags_of
         self._keep_remote_files = keep_remote_files
         self._warned = not paid or spool.keeps
         self.leaving = False  # nobody waits for counts any more
@@ -106,7 +109,8 @@ class Performer:
             failure = Failure("failed", f"A fault of carpool's own: {exc!r}")
         else:
             return
-        log.warning("%s of %s: %s", type(command).__name__, ", ".join(command.keys), failure.message)
+        level = logging.INFO if failure.kind == "busy" else logging.WARNING  # refused for now: it is tried again
+        log.log(level, "%s of %s: %s", type(command).__name__, ", ".join(command.keys), failure.message)
         self._feed(Failed(command.keys, failure))
 
     async def count(self, command: Count) -> None:
@@ -179,7 +183,8 @@ class Performer:
         self._feed(Uploaded(command.batch.key, file_id))
 
     async def _create(self, command: Create) -> None:
-        status = await drive(self._provider.create(command.batch, command.file_id), self._wire.send)
+        batch = structs.replace(command.batch, tags=self._tags_of(command.batch.runs))
+        status = await drive(self._provider.create(batch, command.file_id), self._wire.send)
         log.info("batch %s of %d bytes created as %s", command.batch.key, command.batch.size, status.id)
         self._feed(Created(command.batch.key, status))
 

@@ -12,13 +12,15 @@ import anyio.lowlevel
 from .account import Account, Key, check_same, find_account
 from .bulk import Asked, Outcomes, Reading, Source, as_request
 from .config import Escalate, Mode, Retry, Timing
+from .durable import Inbox, checked_key
 from .embeddings import embed
 from .errors import CarpoolError, ConfigurationError, PoolClosed
 from .estimate import Estimate, estimate
+from .event import Event
 from .formats import body_of
 from .home import Away, Entry, Here, Home
-from .limits import Limits, Tier
-from .models import Body, Notice, Request, Response
+from .limits import KnownLimits, Limits, Tier
+from .models import Body, Request, Response
 from .options import Options, checked_timeout, current_options, of_request
 from .prices import Prices
 from .providers.openai import OpenAI
@@ -29,11 +31,13 @@ from .settings import (
     Ports,
     Progress,
     Settings,
+    WhenFull,
     checked_canary,
     checked_count,
     checked_counter,
     checked_escalate,
     checked_hook,
+    checked_limit,
     checked_mode,
     checked_progress,
     checked_retention,
@@ -41,9 +45,10 @@ from .settings import (
     checked_reuse,
     checked_timing,
     checked_unfit,
+    checked_when_full,
 )
 from .spending import checked_budget
-from .stats import Stats
+from .stats import Stats, line
 from .tokens import Counter
 from .transports import (
     AsyncHttpx,
@@ -57,10 +62,11 @@ from .transports import (
     new_client,
     pool_behind,
 )
+from .webhooks import Webhooks
 
 C = TypeVar("C")
 
-_BREATH = 500  # calls accepted by `gather` before others get the event loop: a few milliseconds
+_BREATH = 300  # calls accepted by `gather` before others get the event loop: a few milliseconds
 _NOWHERE = "wss://websockets-do-not-ride.invalid"
 _NOT_OPEN = "The pool is not open. Use `async with Pool(...) as pool:`."
 
@@ -69,17 +75,19 @@ class Pool:
     """Collect single calls into batches, and give each caller its own answer.
 
     `api_key` and `base_url` are taken from OPENAI_API_KEY and OPENAI_BASE_URL when None, as by the official SDK; the
-    key may be a callable, also an async one. `keep_remote_files` leaves input, output and error files at the provider.
+    key may be a callable, also an async one, asked before each exchange. `keep_remote_files` leaves input, output and
+    error files at the provider.
 
     `journal` is a folder in which requests and answers outlive the process: started again with the same folder, the
     same program pays for nothing twice, and gets each request the answer that was paid for. `reuse` says which of those
     a call may be given: "always" any that no other call of this process was given, "undelivered" only what no caller
-    ever received, "never" none. Delivered answers go after `retention` seconds, when the folder is opened.
+    ever received, "never" none. Delivered answers go after `retention` seconds.
 
     `tier` ("tier-1" to "tier-5", "build", "launch", "grow") looks the enqueued-token limits up in a dated table;
-    `limits` gives them by model, family or "*" for all others, in tokens, and is never exceeded. With neither, a limit
-    is learned from the provider's first refusal, which costs nothing. `counter` counts prompt tokens in tiktoken's
-    stead: it is given endpoint, model and body (bytes of JSON), and called in a worker thread.
+    `limits` gives them by model, family or "*" for all others, in tokens, and is never exceeded; `Limits` may also keep
+    the pool to a share. With neither, a limit is learned from the provider's first refusal, which costs nothing. Pools
+    with one journal keep within a limit together. `counter` counts prompt tokens in tiktoken's stead: it is given
+    endpoint, model and body (bytes of JSON), and called in a worker thread.
 
     `timeout` is how many seconds a call may wait for its answer, unless it says otherwise. Where that comes near,
     `escalate` "live" sends the call at once, at full price, and "flex" in the flex tier, at the price of a batch but
@@ -91,18 +99,19 @@ class Pool:
     `retry` says how often is sent what the provider failed to answer. Of a `canary` of so many requests, or these and a
     share, the first of each lane go alone; if more than the share (0.1) is refused, the lane takes no others. `prices`
     adds to the table, by model or "*": {"input": 2.5, "output": 10}, live and in USD per million tokens. When `budget`
-    USD are spent, by those prices, calls are refused with `BudgetExceeded`. `on_event` is given a `Notice` of whatever
-    deserves a look; it must not block. `progress` None shows how far the pool has come: a live view on a
-    terminal or in a notebook, where rich is installed, elsewhere a line a minute at level INFO. False shows nothing; a
-    function is given `Stats` about twice a second.
+    USD are spent, by those prices, calls are refused with `BudgetExceeded`. `on_event`, a plain function, is given an
+    `Event` for whatever happens to calls, batches and the pool, in the pool's event loop; it must not block. `progress`
+    None shows how far the pool has come: a live view on a terminal or in a notebook, where rich is installed, elsewhere
+    a line a minute at level INFO. False shows nothing; a function is given `Stats` about twice a second.
 
-    Streams (`map`, `as_completed`) read ahead as far as `max_pending` requests under way, and `max_spool` bytes on disk
-    that wait for room in the queues, allow.
+    At most `max_pending` calls are under way at a time, and about `max_spool` bytes on disk wait to be packed. A call
+    for which there is no room waits, in the order of coming, or with `when_full` "refuse" raises `PoolFull`; streams
+    (`map`, `as_completed`) read no further meanwhile.
 
-    Use it as an async context manager, or with `start` and `aclose`. Leaving it normally submits what waits and waits
-    for every caller; leaving by an exception settles them with `PoolClosed` and, unless there is a journal, cancels the
-    batches, best effort. It belongs to the event loop it was opened in; with `thread` it runs in a thread of its own,
-    for any number of event loops and threads. Used as a plain context manager it always does.
+    Use it as an async context manager, or with `start` and `aclose`, or `drain`. Leaving it normally submits what waits
+    and waits for every caller; leaving by an exception settles them with `PoolClosed` and, unless there is a journal,
+    cancels the batches, best effort. It belongs to the event loop it was opened in; with `thread` it runs in a thread
+    of its own, for any number of event loops and threads. Used as a plain context manager it always does.
     """
 
     def __init__(
@@ -111,7 +120,7 @@ class Pool:
         base_url: str | None = None,
         *,
         tier: Tier | None = None,
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] | Limits | None = None,
         timing: Timing | None = None,
         counter: Counter | None = None,
         journal: str | os.PathLike[str] | None = None,
@@ -123,9 +132,10 @@ class Pool:
         canary: int | tuple[int, float] | None = None,
         prices: Mapping[str, Mapping[str, float]] | None = None,
         budget: float | None = None,
-        on_event: Callable[[Notice], object] | None = None,
+        on_event: Callable[[Event], object] | None = None,
         max_pending: int = 1_000_000,
         max_spool: int = 2**30,
+        when_full: WhenFull = "wait",
         progress: Progress = None,
         mode: Mode | None = None,
         thread: bool = False,
@@ -139,7 +149,7 @@ class Pool:
         self._account = _account or find_account(key, base_url)
         self._settings = Settings(
             account=self._account,
-            limits=Limits(tier, limits),
+            limits=KnownLimits(tier, limits),
             timing=checked_timing(timing),
             counter=checked_counter(counter),
             folder=None if journal is None else Path(journal),
@@ -156,6 +166,7 @@ class Pool:
             on_event=checked_hook(on_event),
             max_pending=checked_count("max_pending", max_pending),
             max_spool=checked_count("max_spool", max_spool),
+            when_full=checked_when_full(when_full),
             progress=checked_progress(progress),
         )
         if budget is not None and unbatchable == "live":
@@ -176,6 +187,7 @@ class Pool:
             timeout=self._timeout,
         )
         self._started = False
+        self._listens = False
         self._home: Home | None = None
 
     # --- opening and leaving
@@ -195,6 +207,7 @@ class Pool:
     def __enter__(self) -> Self:
         self._start_once()
         self._home = Away.open_blocking(self._settings)
+        self._listen()
         return self
 
     def __exit__(
@@ -210,6 +223,7 @@ class Pool:
         """Open the pool in the running event loop, or its thread; `async with` does it by itself."""
         self._start_once()
         self._home = await Away.open(self._settings) if self._thread else Here(await Session.open(self._settings))
+        self._listen()
 
     def _start_once(self) -> None:
         if self._started:
@@ -219,6 +233,18 @@ class Pool:
     async def aclose(self) -> None:
         """Submit what waits, wait for every caller, and close; when cancelled, leave as by an exception."""
         await self._open().close()
+
+    async def drain(self, timeout: float | None = None, *, submit: bool = True) -> None:
+        """Take no more calls, settle what ends within `timeout` seconds, and close; after it `aclose` does nothing.
+
+        What waits is submitted, or without `submit` left in the journal, and its callers are told so at once. Callers
+        that wait still when the time is up get `PoolClosed`: with a journal nothing is cancelled, what there is is
+        recorded, which may take a moment, and the next process goes on; without one the pool is left as by an
+        exception, which takes up to 5 seconds. Raises `ConfigurationError` for `submit=False` without a journal.
+        """
+        if not submit and (self._settings.folder is None or self._settings.mode != "batch"):
+            raise ConfigurationError("submit=False leaves what waits to the next process: that needs a journal.")
+        await self._open().drain(checked_limit(timeout), submit=submit)
 
     # --- asking
 
@@ -232,11 +258,13 @@ class Pool:
         """Await the answer to one call, a `Request` or an endpoint and a body, which travels in a batch.
 
         Raises `Unbatchable` or `LimitExceeded` at once, `RequestFailed` when the answer is an error, `PoolClosed`
-        outside the pool's life. A caller that is cancelled while its call waits takes it out of the queue; one whose
-        call was packed into a batch leaves it to run.
+        outside the pool's life, `PoolFull` where there is no room and nobody may wait. A caller that is cancelled while
+        its call waits takes it out of the queue; one whose call was packed into a batch leaves it to run.
         """
-        entry = self._accept(endpoint, body)
-        del endpoint, body  # the spool has it: the frame would keep it until the answer comes
+        home = self._open()
+        asked = self._asked(endpoint, body)
+        entry = await home.accept_in_turn(*asked) if home.is_crowded else home.accept(*asked)
+        del endpoint, body, asked  # the spool has it: the frame would keep it until the answer comes
         try:
             return await entry[1]
         except BaseException:
@@ -277,14 +305,26 @@ class Pool:
 
         Raises the first error after all have settled, or gives errors in their places with `return_exceptions`.
         """
+        home = self._open()
         entries: list[Entry | CarpoolError] = []
+        awaited = 0
         try:
             for request in requests:
-                entries.append(self._try_accept(request, endpoint))
+                entries.append(await self._try_accept(request, endpoint))
+                if home.is_behind:
+                    await _outcome(entries[awaited])
+                    awaited += 1
                 if len(entries) % _BREATH == 0:
                     await anyio.lowlevel.checkpoint()
-            outcomes = [await _outcome(entry) for entry in entries]
-            failed = next((outcome for outcome in outcomes if isinstance(outcome, CarpoolError)), None)
+            outcomes: list[Response | CarpoolError] = []
+            failed: CarpoolError | None = None
+            for entry in entries:
+                outcome = await _outcome(entry)
+                outcomes.append(outcome)
+                if failed is None and isinstance(outcome, CarpoolError):
+                    failed = outcome
+                if len(outcomes) % _BREATH == 0:  # of those that are settled none lets others have the event loop
+                    await anyio.lowlevel.checkpoint()
             if failed is not None and not return_exceptions:
                 raise failed
         except BaseException:
@@ -312,6 +352,44 @@ class Pool:
         begin = partial(home.stream, ordered=ordered)
         return Outcomes(Reading(begin, requests, endpoint, self._options, keep=keep))
 
+    # --- submitting
+
+    @overload
+    async def submit(self, endpoint: Request, *, key: str | None = None) -> str: ...
+
+    @overload
+    async def submit(self, endpoint: str, body: Body, *, key: str | None = None) -> str: ...
+
+    async def submit(self, endpoint: str | Request, body: Body | None = None, *, key: str | None = None) -> str:
+        """Have a request answered, whatever happens to this process: gives its custom_id once it is safe on disk.
+
+        What comes of it is among the `outcomes`, also of a later process on the same journal. What is submitted again
+        under the same `key`, by default that of the request, is not submitted twice; without a key it is. It may wait
+        for as long as it takes, unless it has a timeout of its own: the pool's is for calls. A caller that is cancelled
+        may have submitted it. Raises `ConfigurationError` without a journal, and where something else was submitted
+        under the key; `Unbatchable`, `LimitExceeded`, `BudgetExceeded`, `JournalError`, `PoolFull`, `PoolClosed`.
+        """
+        home = self._open()
+        options = current_options()
+        if isinstance(endpoint, Request):
+            options = of_request(endpoint, options)
+            body = body_of(endpoint)
+            endpoint = endpoint.endpoint
+        if options.live:
+            raise ConfigurationError("What is submitted rides in a batch: live=True is for calls that are awaited.")
+        named = checked_key(options.key if key is None else key)
+        return await home.submit(endpoint, body, options, named)  # type: ignore[arg-type]  # None is refused, too
+
+    def outcomes(self) -> Inbox:
+        """Give what came of submissions, also of those to processes that have died: `async for outcome in ...`.
+
+        It goes on until the pool is closed. Say `outcome.ack()` of each that was taken care of: it is not given again.
+        Any other is: by the next process, and in this one to whoever iterates when this iterator was left, by
+        `async with` or by forgetting it. Each goes to one iterator at a time. Raises `ConfigurationError` without a
+        journal.
+        """
+        return self._open().outcomes()
+
     async def embed(self, texts: Iterable[str], *, model: str, dimensions: int | None = None, **more: Any) -> Any:
         """Embed texts, many a row: a float32 array of shape (texts, dimensions).
 
@@ -325,6 +403,17 @@ class Pool:
         """Submit what waits without lingering; returns before it is submitted."""
         home = self._open()
         home.call(home.session.collector.flush)
+
+    async def set_limits(self, limits: Mapping[str, int] | Limits | None = None, tier: Tier | None = None) -> None:
+        """Set the limits anew, from now on, as `Pool(limits=..., tier=...)` does: what is not given is not known.
+
+        The pool's share stays, unless a `Limits` names another. A `tier` takes the place of what refusals said. Batches
+        that run are left alone; what waits in line, and is larger than the new limits allow, is packed anew. Raises
+        `ConfigurationError` for what makes no sense.
+        """
+        home = self._open()
+        known = KnownLimits(tier, limits, share=home.session.collector.limiting.share)
+        home.call(lambda: home.session.collector.set_limits(known))
 
     async def cancel(self, *batch_ids: str) -> None:
         """Cancel batches, or all there are and all that waits; returns before they have ended.
@@ -352,9 +441,29 @@ class Pool:
         return result
 
     def stats(self) -> Stats:
-        """Count what was accepted, answered and failed, and what is under way in each lane."""
+        """Count what was accepted, answered and failed, and what is under way in each lane; what it cost, and by tag.
+
+        Cheap enough for every second: some microseconds for each lane and open batch.
+        """
         home = self._open()
         return home.call(home.session.stats)
+
+    # --- webhooks
+
+    def webhooks(self, secret: str | Iterable[str]) -> Webhooks:
+        """Give an ASGI application that takes the provider's webhooks: answers come as soon as their batch has ended.
+
+        `secret` is that of the endpoint, or several of which each is good. Without ASGI hand each delivery to its
+        `handle(headers, body)`. It may be made before the pool is opened, and be called from any thread.
+        """
+        webhooks = Webhooks(secret, lambda batch_id: self._open().wake(batch_id))
+        self._listens = True
+        self._listen()
+        return webhooks
+
+    def _listen(self) -> None:
+        if self._listens and self._home is not None:
+            self._home.session.listen()
 
     # --- clients
 
@@ -409,7 +518,7 @@ class Pool:
     def __repr__(self) -> str:
         if self._home is None:
             return f"<Pool for {self._account.base_url}, not open>"
-        return f"<Pool for {self._account.base_url}: {self._home.session.collector!r}>"
+        return f"<Pool for {self._account.base_url}: {line(self._home.session.collector)}>"
 
     def _open(self) -> Home:
         if self._home is None:
@@ -425,15 +534,16 @@ class Pool:
             options = options._replace(timeout=self._timeout)
         return options
 
-    def _accept(self, endpoint: str | Request, body: Body | None) -> Entry:
-        home = self._home or self._open()
+    def _asked(self, endpoint: str | Request, body: Body | None) -> tuple[str, Body, Options]:
         if isinstance(endpoint, Request):
-            return home.accept(endpoint.endpoint, body_of(endpoint), self._options(endpoint))
-        return home.accept(endpoint, body, self._options(None))  # type: ignore[arg-type]  # None is refused with the other non-objects
+            return endpoint.endpoint, body_of(endpoint), self._options(endpoint)
+        return endpoint, body, self._options(None)  # type: ignore[return-value]  # None is refused with the other non-objects
 
-    def _try_accept(self, request: Asked, endpoint: str | None) -> Entry | CarpoolError:
+    async def _try_accept(self, request: Asked, endpoint: str | None) -> Entry | CarpoolError:
+        home = self._open()
         try:
-            return self._accept(as_request(request, endpoint), None)
+            asked = self._asked(as_request(request, endpoint), None)
+            return await home.accept_in_turn(*asked) if home.is_crowded else home.accept(*asked)
         except CarpoolError as exc:
             return exc
 

@@ -1,39 +1,56 @@
 """How a collector lives in its event loop: it keeps time, looks after spool and journal, and is left."""
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
+from .adoption import Adoption
 from .collector import Collector
-from .engine.events import Closing, Escalate, Leave, Recovered, Tick
+from .engine.commands import Fail
+from .engine.events import Closing, Escalate, GivenUp, Leave, Recovered, Tick
 from .errors import CarpoolError, JournalError, PoolClosed
 from .journal import Journal
-from .recorder import Recorder
-from .recover import take_over
+from .models import Failure
+from .providers import Provider
+from .recover import follow_key
 from .spool import Spool
 from .wire import Wire
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.running")
 
 _FAREWELL = 5.0  # seconds that leaving by an exception may take
 _ENDED = "The pool's event loop ended before the answer came."
+LEFT = "The pool was left by an exception before the answer came."
+_AGAIN = "Ask again in the next process."
+_STAYS = Failure("closed", f"The pool is being drained, and the call stays in the journal. {_AGAIN}")
+_DAY = 86_400.0  # seconds
+_SLICE = 500  # callers that are told at once: some milliseconds
 
 
 class Running:
     """Run a collector until it is left; what processes left that have died is looked for every `look_again` seconds."""
 
     def __init__(
-        self, collector: Collector, wire: Wire, spool: Spool, journal: Journal | None, look_again: float
+        self,
+        collector: Collector,
+        provider: Provider,
+        wire: Wire,
+        spool: Spool,
+        journal: Journal | None,
+        look_again: float,
     ) -> None:
         self._collector = collector
         self._background = collector.background
         self._callers = collector.callers
+        self._provider = provider
         self._wire = wire
         self._spool = spool
         self._journal = journal
         self._look_again = look_again
+        self.let_go: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint  # lets those go who were settled
         self._writing = False
 
     async def run(self, started: anyio.Event) -> None:
@@ -49,8 +66,12 @@ class Running:
 
     async def _run(self) -> None:
         self._collector.feed(Recovered())
-        if self._journal is not None and self._collector.recorder is not None:
-            self._background.watch(self._adopt, self._journal, self._collector.recorder)
+        self._collector.ask_again()
+        adoption = self._collector.adoption
+        if self._journal is not None and adoption is not None:
+            self._background.watch(self._adopt, self._journal, adoption)
+            self._background.watch(self._collector.elsewhere.run)
+            self._background.watch(self._forget_old, self._journal)
         await self._keep_time()
 
     def watch(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -103,47 +124,114 @@ class Running:
         finally:
             self._writing = False
 
-    async def _adopt(self, journal: Journal, recorder: Recorder) -> None:
-        """Look from time to time for processes that have died since."""
-        while recorder.broken is None:
+    async def _adopt(self, journal: Journal, adoption: Adoption) -> None:
+        """Look from time to time for processes that have died since, and whether the key is another."""
+        while True:
             await anyio.sleep(self._look_again)
+            if not self._collector.adopts:
+                return
+            await adoption.look()
+            if self._wire.key_may_change:
+                await follow_key(journal, self._provider, self._wire)
+
+    async def _forget_old(self, journal: Journal) -> None:
+        """Forget day by day what was delivered long ago: a process may live for months."""
+        while True:
+            await anyio.sleep(_DAY)
             try:
-                await take_over(self._collector, journal)
+                await journal.forget_old()
             except JournalError as exc:
-                recorder.lose(exc)  # what was taken over is told in part, and nobody else will tell it
-            else:
-                self._collector.feed(Recovered())
+                log.warning("what is old in the journal stays there: %s", exc)
 
     # --- leaving
 
-    async def close(self) -> None:
+    async def close(self, *, submit: bool = True) -> None:
         """Submit what waits, settle every caller, give up what nobody awaits, and end the background.
 
-        When this is cancelled, or the body failed, `abandon` is the way out.
+        Unless `submit`, what waits stays in the journal, and its callers are refused. When this is cancelled, or the
+        body failed, `abandon` is the way out.
         """
         collector, background = self._collector, self._background
+        if not background.runs:  # it broke down
+            await background.stop()
+            return
         self._callers.refusal = PoolClosed("The pool is closed. Open a new one for more requests.")
-        collector.flush()
-        collector.feed(Closing())
-        await background.until(lambda: not self._callers and not background.busy)
+        if collector.observer is not None:
+            collector.observer.draining()
+        if submit:
+            collector.flush()
+            collector.feed(Closing())
+            await background.until(lambda: not self._callers and not background.busy)
+        else:
+            await self._stop_submitting()
         collector.take_in()
         collector.performer.leaving = True
         collector.feed(Leave(keep=self._journal is not None))
         await background.until(lambda: not background.busy)
         await background.stop()
 
-    async def abandon(self) -> None:
+    async def _stop_submitting(self) -> None:
+        """Settle what is in batches, or sent already; the callers of all else are told that it stays."""
+        collector, background = self._collector, self._background
+        collector.submits = False
+        collector.feed(Closing(submit=False))
+        await self._catch_up()
+        for run in collector.waiting:
+            for start in range(0, len(run), _SLICE):
+                rows = run.rows[start : start + _SLICE]
+                collector.perform(Fail(None, rows, _STAYS, for_good=False))
+                collector.feed(GivenUp(rows))
+                await anyio.lowlevel.checkpoint()
+        await background.until(lambda: not background.busy and not (self._callers and collector.has_batches))
+        await self._refuse(PoolClosed(self._drained))
+
+    async def _catch_up(self) -> None:
+        """Wait until all calls that came are looked up, and recorded."""
+        collector, recorder = self._collector, self._collector.recorder
+        collector.take_in()
+        await self._background.until(lambda: not collector.intake.unknown)
+        collector.take_in()
+        await self._background.until(lambda: recorder is None or recorder.idle)
+
+    @property
+    def _drained(self) -> str:
+        kept = "" if self._journal is None else f" It is kept in {self._journal.place}."
+        return f"The pool was drained before the answer came.{kept} {_AGAIN}"
+
+    async def drain(self, timeout: float | None, *, submit: bool) -> str | None:
+        """Close, but leave what is not settled in time; gives then what `abandon` is to tell, once all is recorded."""
+        with anyio.move_on_after(timeout) as limit:
+            await self.close(submit=submit)
+        if not limit.cancelled_caught:
+            return None
+        self._collector.performer.leaving = True
+        await self._catch_up()
+        return self._drained
+
+    async def ended(self) -> None:
+        """Wait until somebody else has left it."""
+        await self._background.stop()
+
+    async def abandon(self, why: str = LEFT) -> None:
         """Settle every caller with `PoolClosed`, cancel what runs remotely, best effort, and end the background."""
         self._collector.performer.leaving = True
-        self._callers.refuse_all(PoolClosed("The pool was left by an exception before the answer came."))
         try:
             with anyio.CancelScope(shield=True), anyio.move_on_after(_FAREWELL):
-                await self._say_farewell()
+                await self._refuse(PoolClosed(why))
+                if self._background.runs:
+                    await self._say_farewell()
             for left in self._collector.performer.uncancelled:
                 log.warning("left before batch %s was cancelled: it runs on and is billed", left)
         finally:  # also when asyncio cancels a second time, which no shield keeps out
             self._background.end()
         await self._background.stop()
+
+    async def _refuse(self, error: CarpoolError) -> None:
+        """Settle everybody with an error, some at a time, and let them say which answers did not reach them."""
+        while self._callers.refuse_some(error):
+            await anyio.lowlevel.checkpoint()
+        self._callers.refuse_all(error)
+        await self.let_go()
 
     async def _say_farewell(self) -> None:
         recorder = self._collector.recorder

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -12,27 +12,30 @@ from weakref import WeakSet
 
 import anyio
 
-from . import progress
+from . import limits, prices, progress
 from .account import Account
 from .bridge import Bridge
 from .bulk import Errands, Reader, Shelf, Stream
 from .collector import Collector
+from .durable import Entry as Submission
+from .durable import Submissions, Taker, copies
 from .engine.engine import Engine
-from .errors import ConfigurationError, PoolClosed
+from .engine.events import Shared, Woken
+from .errors import CarpoolError, ConfigurationError, PoolClosed, PoolFull
 from .journal import Journal
 from .journal.sqlite import Sqlite
 from .ports import RunSync
 from .providers.openai import OpenAI
 from .recover import recover
-from .running import Running
+from .running import LEFT, Running
 from .settings import Settings
 from .spool import Spool
 from .stats import Stats, count
 from .streams import StreamPort
 from .waiter import Runtime, current_runtime
-from .wire import Wire
+from .wire import Read, Wire
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.session")
 
 _REPORT = 0.5  # seconds between looks at how things stand
 
@@ -60,12 +63,14 @@ class Session:
         self._settings = settings
         self._run_sync = run_sync
         self._reporter = progress.start(settings.progress, journal=_folder(settings) is not None)
-        self.bridge = Bridge(collector.intake, runtime.post)
+        self.bridge = Bridge(collector.intake, collector.admission, runtime.post)
+        running.let_go = self.bridge.let_go
         self.errands = Errands(runtime.post)
         self._streams: WeakSet[Stream] = WeakSet()
         self._stack = stack
         self._task: object = None  # the event loop keeps only a weak reference to it
         self._closing: list[anyio.CancelScope] = []
+        self._ended = False
 
     @classmethod
     async def open(cls, settings: Settings) -> Self:
@@ -88,7 +93,7 @@ class Session:
         """Begin a stream, whose outcomes come in the order of its requests, or as they come."""
         self.collector.callers.admit()
         shelf = Shelf(self._run_sync, _folder(self._settings))
-        port = StreamPort(self.collector, self._settings.max_spool)
+        port = StreamPort(self.collector, self._settings.max_spool, reader.context)
         stream = Stream(port, shelf, reader, self._settings.max_pending, ordered=ordered)
         self._streams.add(stream)
         return stream
@@ -105,11 +110,55 @@ class Session:
         self._running.watch(self.errands.run)
         if self._reporter.pause < math.inf:
             self._running.watch(self._report)
+        if self.collector.observer is not None:
+            self.collector.observer.opened(self.account.base_url)
+        if self.collector.wakes is not None:
+            self._running.watch(self.collector.wakes.run)
+
+    @property
+    def submissions(self) -> Submissions:
+        """Give what follows submissions; `ConfigurationError` where there is no journal."""
+        if self.collector.submissions is None:
+            raise ConfigurationError(
+                "What is submitted is kept in a journal: Pool(journal=FOLDER), and not in the modes live and emulate."
+            )
+        return self.collector.submissions
+
+    def taker(self) -> Taker:
+        """Give somebody a share of the outcomes of what was submitted."""
+        return Taker(self.submissions, self.collector.kept, self.errands.catch_up, self.errands.put)
+
+    def submit(self, entry: Submission) -> None:
+        """Take a submission in, when the disk has room for it; whoever waits is told `PoolFull` where nobody may."""
+        try:
+            if self.collector.admission.overloaded:
+                self.collector.admission.enter(partial(self._submit_in_turn, entry))
+            else:
+                self.submissions.begin(entry)
+        except PoolFull as exc:
+            entry.refuse(copies(exc))
+
+    def _submit_in_turn(self, entry: Submission) -> None:
+        self.submissions.begin(entry)
+        self.collector.admission.joined()
 
     def stats(self) -> Stats:
         """Count, also what has come just now."""
         self.collector.take_in()
         return count(self.collector)
+
+    def listen(self) -> None:
+        """Take note that word of batches may come, perhaps to other processes of the journal; from any thread."""
+        if self.collector.wakes is not None:
+            with suppress(RuntimeError):  # the event loop is over
+                self.errands.put(self.collector.wakes.begin)
+
+    def wake(self, batch_id: str) -> None:
+        """Take note that the provider says that a batch has ended; from any thread."""
+        try:
+            self.errands.put(lambda: self.collector.feed(Woken((batch_id,))))
+        except RuntimeError:
+            raise PoolClosed("The pool is closed.") from None
 
     async def _report(self) -> None:
         """Say how things stand; the more rarely the longer it takes, where nobody watches."""
@@ -124,14 +173,23 @@ class Session:
 
     def _over(self) -> None:
         self._running.over()
-        closed = PoolClosed("The pool is closed. Open a new one for more requests.")
+        closed: CarpoolError = PoolClosed("The pool is closed. Open a new one for more requests.")
+        refusal = self.collector.callers.refusal
+        if refusal is not None and not isinstance(refusal, PoolClosed):  # it broke down
+            closed = refusal
         self.bridge.close(closed)
         for stream in list(self._streams):
             stream.outlive(closed)
+        if self.collector.submissions is not None:
+            self.collector.submissions.close(closed)
         self.errands.close()
+        if self.collector.observer is not None:
+            self.collector.observer.closed()
 
     async def close(self) -> None:
         """Submit what waits, settle every caller, and close; when cancelled, leave as by an exception."""
+        if self._ended:
+            return
         try:
             with anyio.CancelScope() as scope:
                 self._closing.append(scope)
@@ -143,19 +201,48 @@ class Session:
         if not scope.cancel_called:
             await self._end()
 
-    async def abandon(self) -> None:
-        """Settle every caller with `PoolClosed`, and close; whoever was closing it does not wait any longer."""
+    async def drain(self, timeout: float | None, *, submit: bool) -> None:
+        """Close within `timeout` seconds, and leave what is not settled by then; when cancelled, as by an exception.
+
+        Unless `submit`, what waits is left at once.
+        """
+        if self._ended:
+            return
+        why: str | None = None
+        try:
+            with anyio.CancelScope() as scope:
+                self._closing.append(scope)
+                self.errands.catch_up()
+                why = await self._running.drain(timeout, submit=submit)
+        except BaseException:
+            await self.abandon()
+            raise
+        if scope.cancel_called:
+            await self._running.ended()
+        elif why is None:
+            await self._end()
+        else:
+            await self.abandon(why, drop=_folder(self._settings) is not None)
+
+    async def abandon(self, why: str = LEFT, *, drop: bool = True) -> None:
+        """Settle every caller with `PoolClosed`, and close; whoever was closing it does not wait any longer.
+
+        Unless `drop`, outcomes that came can still be taken from their streams.
+        """
+        if self._ended:
+            return
         for scope in self._closing:
             scope.cancel()
         self.errands.catch_up()
-        for stream in list(self._streams):
-            stream.abandon(PoolClosed("The pool was left by an exception before the answer came."))
+        for stream in list(self._streams) if drop else ():
+            stream.abandon(PoolClosed(why))
         try:
-            await self._running.abandon()
+            await self._running.abandon(why)
         finally:
             await self._end()
 
     async def _end(self) -> None:
+        self._ended = True
         self._over()
         with anyio.CancelScope(shield=True):
             await self._stack.aclose()
@@ -177,15 +264,9 @@ async def _collector(
     settings: Settings, account: Account, runtime: Runtime, run_sync: RunSync
 ) -> tuple[Collector, Running]:
     provider = OpenAI(keep_files=settings.keep_remote_files)
-    ports = settings.ports
+    spool: Spool
     # Before the journal is open: this may fail.
-    wire = Wire(
-        account,
-        lambda runs: spool.read(runs),
-        transport=ports.transport,
-        final=provider.is_final,
-        trust_env=settings.mode != "emulate",
-    )
+    wire: Wire = await run_sync(_wire, settings, account, provider, lambda runs: spool.read(runs))
     journal = await _open_journal(settings, run_sync)
     pool = token_hex(6) if journal is None else journal.pool
     numbered = 0 if journal is None else journal.numbered
@@ -199,15 +280,30 @@ async def _collector(
         canary=settings.canary,
         keeps=journal is not None,
     )
-    collector = Collector(pool, engine, provider, wire, spool, runtime.new_waiter, journal, settings)
-    running = Running(collector, wire, spool, journal, settings.timing.poll_max)
+    collector = Collector(pool, engine, provider, wire, spool, runtime, journal, settings)
+    running = Running(collector, provider, wire, spool, journal, settings.timing.poll_max)
     try:
+        if settings.limits.share < 1:
+            collector.feed(Shared(settings.limits.share))
         if journal is not None:
             await recover(collector, journal, provider, wire)
     except BaseException:
         await running.clean_up()
         raise
     return collector, running
+
+
+def _wire(settings: Settings, account: Account, provider: OpenAI, read: Read) -> Wire:
+    """Make it, and read the tables; in a thread, as certificates alone take a tenth of a second."""
+    limits.table()
+    prices.table()
+    return Wire(
+        account,
+        read,
+        transport=settings.ports.transport,
+        final=provider.is_final,
+        trust_env=settings.mode != "emulate",
+    )
 
 
 def _folder(settings: Settings) -> Path | None:

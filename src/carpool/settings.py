@@ -10,9 +10,9 @@ from . import config
 from .account import Account
 from .config import DEFAULT_RETRY, Canary, Escalate, Mode, Retry, Timing
 from .errors import ConfigurationError
+from .event import Event
 from .journal import Journal
-from .limits import Limits, Tier
-from .models import Notice
+from .limits import KnownLimits, Limits, Tier
 from .ports import RunSync
 from .prices import Prices
 from .resume import Reuse
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # these come of what settings make
     from .stats import Stats
 
 Progress: TypeAlias = "Callable[[Stats], object] | Reporter | Literal[False] | None"
+
+WhenFull: TypeAlias = Literal["wait", "refuse"]
 
 _SHARE = 0.1  # of a canary that may be refused
 
@@ -41,7 +43,7 @@ class Settings(NamedTuple):
     """Hold a pool's settings, checked."""
 
     account: Account
-    limits: Limits
+    limits: KnownLimits
     timing: Timing
     counter: Counter
     folder: Path | None
@@ -55,9 +57,10 @@ class Settings(NamedTuple):
     escalate: Escalate | None
     prices: Prices
     budget: float | None
-    on_event: Callable[[Notice], object] | None
+    on_event: Callable[[Event], object] | None
     max_pending: int
     max_spool: int
+    when_full: WhenFull
     progress: Progress
 
 
@@ -74,7 +77,7 @@ class PoolSettings(TypedDict, total=False):
     """Name the settings of a pool, but for its account."""
 
     tier: Tier | None
-    limits: Mapping[str, int] | None
+    limits: Mapping[str, int] | Limits | None
     timing: Timing | None
     counter: Counter | None
     journal: str | os.PathLike[str] | None
@@ -86,9 +89,10 @@ class PoolSettings(TypedDict, total=False):
     canary: int | tuple[int, float] | None
     prices: Mapping[str, Mapping[str, float]] | None
     budget: float | None
-    on_event: Callable[[Notice], object] | None
+    on_event: Callable[[Event], object] | None
     max_pending: int
     max_spool: int
+    when_full: WhenFull
     progress: Progress
     mode: Mode | None
     thread: bool
@@ -131,10 +135,10 @@ def checked_retry(retry: Any) -> Retry:
     return retry or DEFAULT_RETRY
 
 
-def checked_hook(on_event: Any) -> Callable[[Notice], object] | None:
+def checked_hook(on_event: Any) -> Callable[[Event], object] | None:
     """Give what hears of events."""
     if on_event is not None and not _is_plain(on_event):
-        raise ConfigurationError(f"on_event must be a plain function that takes a Notice; got {on_event!r}.")
+        raise ConfigurationError(f"on_event must be a plain function that takes an Event; got {on_event!r}.")
     return on_event  # type: ignore[no-any-return]
 
 
@@ -153,6 +157,21 @@ def checked_count(name: str, number: Any) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ConfigurationError(f"{name} must be a whole number above 0; got {number!r}.")
     return number
+
+
+def checked_limit(timeout: Any) -> float | None:
+    """Give the seconds that something may take, None for no limit."""
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and timeout >= 0):
+        raise ConfigurationError(f"timeout must be a number of seconds, 0 or more, or None; got {timeout!r}.")
+    return timeout  # type: ignore[no-any-return]
+
+
+def checked_when_full(when_full: Any) -> WhenFull:
+    """Give what becomes of calls for which there is no room."""
+    if when_full not in get_args(WhenFull):
+        raise ConfigurationError(f'when_full must be "wait" or "refuse"; got {when_full!r}.')
+    return when_full  # type: ignore[no-any-return]
 
 
 def checked_unfit(unbatchable: Any) -> Unfit:

@@ -59,10 +59,10 @@ class Spans:
         self._spans: list[Span] = []
         self._firsts: list[int] = []
         self._over = 0  # spans of which no call waits
-        self._waiting = 0
+        self.waiting = 0
 
     def __len__(self) -> int:
-        return self._waiting
+        return self.waiting
 
     def __iter__(self) -> Iterator[int]:
         return (number for span in self._spans for number in span.numbers)
@@ -80,7 +80,7 @@ class Spans:
             self._firsts.append(number)
         span.waiting += b"\1" * count
         span.left += count
-        self._waiting += count
+        self.waiting += count
 
     def _goes_on(self, span: Span, number: int, index: int) -> bool:
         place = len(span.waiting)
@@ -112,7 +112,7 @@ class Spans:
     def _take(self, span: Span, number: int) -> None:
         span.waiting[number - span.first] = 0
         span.left -= 1
-        self._waiting -= 1
+        self.waiting -= 1
         if not span.left:
             self._note_over()
 
@@ -123,7 +123,7 @@ class Spans:
     def clear(self) -> set[Sink]:
         """Take all calls out, and give whom to tell."""
         sinks = {span.sink for span in self._spans if span.left}
-        self._spans, self._firsts, self._over, self._waiting = [], [], 0, 0
+        self._spans, self._firsts, self._over, self.waiting = [], [], 0, 0
         return sinks
 
     def _of(self, number: int) -> Span | None:

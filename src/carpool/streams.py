@@ -1,6 +1,7 @@
 """Streams meet the collector."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 
 from .collector import Collector
 from .errors import CarpoolError
@@ -15,12 +16,17 @@ _UNWRITTEN = 16 * 2**20  # bytes of lines that the disk has not taken yet
 
 
 class StreamPort:
-    """Let the requests of streams join a collector; in all lanes together `max_spool` bytes may wait for a batch."""
+    """Let the requests of a stream, which was made in a `context`, join a collector.
 
-    def __init__(self, collector: Collector, max_spool: int) -> None:
+    In all lanes together `max_spool` bytes may wait for a batch.
+    """
+
+    def __init__(self, collector: Collector, max_spool: int, context: Context) -> None:
+        self._context = context
         self._collector = collector
         self._intake = collector.intake
         self._callers = collector.callers
+        self._admission = collector.admission
         self._max_spool = max_spool
 
     def encode(self, request: Request) -> Encoded:
@@ -39,7 +45,7 @@ class StreamPort:
                 calls.append((place, call, options))
         if wrong:
             sink.settle(wrong)
-        self._intake.join_streamed(calls, sink)
+        self._intake.join_streamed(calls, sink, self._context)
 
     @property
     def refusal(self) -> CarpoolError | None:
@@ -55,6 +61,39 @@ class StreamPort:
         """Tell whether the look-ahead may grow: in memory, and on disk."""
         few = self._intake.unknown < _SOUGHT and self._collector.live_calls < _LIVE
         return few and self._intake.unwritten < _UNWRITTEN and self._collector.backlog < self._max_spool
+
+    @property
+    def left(self) -> int:
+        """Count the calls that may still join the pool."""
+        return self._admission.room
+
+    def waits(self, under_way: int) -> bool:
+        """Tell whether a stream, with so many under way, is to wait in line; for bytes not with none."""
+        admission = self._admission
+        return not admission.refuses and (admission.is_crowded if under_way else admission.is_full)
+
+    async def turn(self, is_over: Callable[[], bool]) -> bool:
+        """Wait in line; gives whether room for a call is held now, until `joined`, or it was over before."""
+        asked = False
+
+        def come() -> None:
+            nonlocal asked
+            asked = True
+            self.changed()
+
+        self._admission.enter(come)
+        try:
+            await self.until(lambda: asked or is_over())
+        except BaseException:
+            self._admission.leave(come)
+            raise
+        if not asked:
+            self._admission.leave(come)
+        return asked
+
+    def joined(self) -> None:
+        """Let go of the room that was held."""
+        self._admission.joined()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds, or the pool is over."""

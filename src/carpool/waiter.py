@@ -5,6 +5,7 @@ An `anyio.Event` for each request would cost 49 us and 5 KB, a plain future cost
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -14,6 +15,8 @@ from .models import Response
 if TYPE_CHECKING:
     import trio
 
+
+log = logging.getLogger("carpool.waiter")
 
 _NAME = "carpool"
 
@@ -114,13 +117,14 @@ class Runtime(NamedTuple):
 
     The second argument of `spawn` is called when the task is over, even where asyncio ended it before its first step.
     `post` lets the event loop call something soon, from any thread; it raises RuntimeError when the loop is over.
-    `here` tells whether the caller runs in this event loop.
+    `here` tells whether the caller runs in this event loop; `time` gives its clock's seconds, also outside of a task.
     """
 
     new_waiter: Callable[[], Waiter]
     spawn: Callable[[Callable[[], Coroutine[Any, Any, None]], Callable[[], None]], object]
     post: Callable[[Callable[[], object]], object]
     here: Callable[[], bool]
+    time: Callable[[], float]
 
 
 def current_runtime() -> Runtime:
@@ -141,17 +145,30 @@ def current_runtime() -> Runtime:
         task.add_done_callback(lambda _: over())
         return task
 
-    return Runtime(loop.create_future, spawn, loop.call_soon_threadsafe, here)
+    return Runtime(loop.create_future, spawn, loop.call_soon_threadsafe, here, loop.time)
 
 
 def _trio_runtime() -> Runtime:
     from trio import lowlevel
 
     token = lowlevel.current_trio_token()
-    # A trio task always takes its first step, and `run` ends in its own clean-up.
+
+    def spawn(run: Callable[[], Coroutine[Any, Any, None]], over: Callable[[], None]) -> object:
+        async def whole() -> None:  # a trio task always takes its first step
+            try:
+                await run()
+            finally:
+                try:
+                    over()
+                except Exception:  # asyncio logs it too; here it would end the event loop
+                    log.exception("the end of a task was not taken note of")
+
+        return lowlevel.spawn_system_task(whole, name=_NAME, context=copy_context())
+
     return Runtime(
         TrioWaiter,
-        lambda run, over: lowlevel.spawn_system_task(run, name=_NAME, context=copy_context()),
+        spawn,
         token.run_sync_soon,
         lambda: lowlevel.in_trio_run() and lowlevel.current_trio_token() is token,
+        lowlevel.current_clock().current_time,
     )

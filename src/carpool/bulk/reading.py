@@ -20,7 +20,7 @@ from ..waiter import Runtime, current_runtime
 from .rows import Asked, as_request
 from .stream import Reader
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.bulk")
 
 Source: TypeAlias = Iterable[Asked] | AsyncIterable[Asked]
 
@@ -90,7 +90,7 @@ class Reading:
         self._source = source
         self._endpoint = endpoint
         self._options = options
-        self._context = copy_context()
+        self.context = copy_context()
         self._far: Far | None = None
         self._slice: list[Bound] = []  # not handed over yet
         self._came = self._size = self._allowed = 0
@@ -110,7 +110,7 @@ class Reading:
                 self._far = await self._begin(self)
                 self._runtime = current_runtime()
                 self._scope = anyio.CancelScope()
-                self._task = self._context.run(self._runtime.spawn, self._run, self._over.set)
+                self._task = self.context.run(self._runtime.spawn, self._run, self._over.set)
             return self._far
 
     # --- the end
@@ -170,9 +170,10 @@ class Reading:
         if isinstance(self._source, AsyncIterable):
             self._iterator = aiter(self._source)
             async for asked in self._iterator:
+                if self._allowed <= 0 and not await self._room(far):
+                    return False
                 if not self._slice and self._runtime is not None:
-                    # While the source waits for its next request, this one does not.
-                    self._runtime.post(partial(self._hand_over, far))
+                    self._runtime.post(partial(self._pause, far))
                 if self._take(asked, far) and not await self._room(far):
                     return False
         else:
@@ -195,6 +196,12 @@ class Reading:
             self._slice.append((exc, PLAIN))
         self._allowed -= 1
         return self._allowed <= 0 or self._size >= _LARGE or time.monotonic() - self._since >= _LONG
+
+    def _pause(self, far: Far) -> None:
+        """While the source waits for its next request let the others go; what room there is others may have."""
+        if self._slice:
+            self._hand_over(far)
+            self._allowed = 0
 
     async def _room(self, far: Far) -> bool:
         self._hand_over(far)

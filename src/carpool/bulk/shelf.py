@@ -23,7 +23,7 @@ from ..models import Response
 from ..ports import RunSync
 from ..spans import Entry, rows_of
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.bulk")
 
 KEPT = 128 * 2**20  # bytes in memory
 BLOCK = 2**18  # bytes: blocks are about so large

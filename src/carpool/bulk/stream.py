@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Protocol
 
 import anyio
@@ -12,7 +13,7 @@ from ..models import Encoded, Request
 from ..spans import Bound, Entry, Sink, rows_of
 from .shelf import Shelf
 
-log = logging.getLogger("carpool")
+log = logging.getLogger("carpool.bulk")
 
 
 class Port(Protocol):
@@ -34,6 +35,23 @@ class Port(Protocol):
     @property
     def has_room(self) -> bool:
         """Tell whether the look-ahead may grow, in memory and on disk."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """Count the calls that may still join the pool."""
+        ...
+
+    def waits(self, under_way: int) -> bool:
+        """Tell whether a stream, with so many under way, is to wait in line; for bytes not with none."""
+        ...
+
+    async def turn(self, is_over: Callable[[], bool]) -> bool:
+        """Wait in line; gives whether room for a call is held now, until `joined`, or it was over before."""
+        ...
+
+    def joined(self) -> None:
+        """Let go of the room that was held."""
         ...
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -58,7 +76,15 @@ class Port(Protocol):
 
 
 class Reader(Protocol):
-    """Stand for the half where the source is read, and outcomes are looked at; from any thread."""
+    """Stand for the half where the source is read, and outcomes are looked at; from any thread.
+
+    The stream was made in its `context`.
+    """
+
+    @property
+    def context(self) -> Context:
+        """Give the context in which the stream was made."""
+        ...
 
     def stop(self) -> None:
         """Read no further."""
@@ -115,14 +141,21 @@ class Stream:
         """Wait until more requests may come than so many; gives how many, 0 where none may any more."""
         await anyio.lowlevel.checkpoint()
         await self._port.until(lambda: self._is_closed or self._room(came) > 0)
+        held = self._port.waits(came - self._seen) and await self._port.turn(lambda: self._is_closed)
         if not self._is_closed and (refusal := self._port.refusal) is not None:
             self._cut(refusal)
-        return 0 if self._is_closed else self._room(came)
+        left = self._port.left + held
+        if held:
+            self._port.joined()
+        return 0 if self._is_closed else max(1, min(self._room(came), left))
 
     def _room(self, came: int) -> int:
         under_way = came - self._seen
         # Where nothing is under way something may come in any case: it may be what brings others forward.
-        return self._most - under_way if self._port.has_room or not under_way else 0
+        if not under_way:
+            return self._most
+        may_come = self._port.left or self._port.waits(under_way)
+        return self._most - under_way if self._port.has_room and may_come else 0
 
     @property
     def _is_closed(self) -> bool:

@@ -1,7 +1,7 @@
 """The HTTP responses that clients are given: answers as they would have come live, and failures as theirs.
 
 What has no status of its own has one here that neither the SDKs nor the frameworks above them repeat (they do 408, 409,
-429 and 5xx): the pool has done what could be done.
+429 and 5xx): the pool has done what could be done. A pool that is full did nothing yet: that may be repeated.
 """
 
 import json
@@ -15,6 +15,7 @@ from ..errors import (
     ConfigurationError,
     LimitExceeded,
     PoolClosed,
+    PoolFull,
     RequestFailed,
     RequestRejected,
     Unbatchable,
@@ -30,6 +31,7 @@ _STATUS: dict[type[CarpoolError], int] = {
     AuthenticationFailed: 401,
     PoolClosed: 410,
     LimitExceeded: 413,
+    PoolFull: 429,
 }
 _OTHERS = 424  # Failed Dependency: it hung on a batch, which did not answer it
 _REQUEST, _BATCH, _CUSTOM = b"x-request-id", b"x-carpool-batch-id", b"x-carpool-custom-id"
@@ -61,7 +63,7 @@ def refusal(error: CarpoolError) -> tuple[int, list[tuple[bytes, bytes]], bytes]
     content = content or _described(error, name)
     headers = [
         (b"content-type", b"application/json"),
-        (b"x-should-retry", b"false"),
+        (b"x-should-retry", b"true" if isinstance(error, PoolFull) else b"false"),
         (b"x-carpool-error", name.encode()),
         *names,
     ]
