@@ -1,11 +1,13 @@
 # Two commands do everything on a new machine with Python 3.11 or newer: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+ROOMS := $(filter-out tests/engine/ tests/providers/,$(sort $(dir $(wildcard tests/*/test_*.py))))
 POOLS := $(wildcard tests/test_pool*.py tests/test_streams*.py)
 SLOW := tests/test_benchmarks.py::test_an_unknown_limit_is_found_and_kept_over_loopback
+SOAK := tests/test_soak.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types coverage parts rooms pools check waits crash dropin bench picture clean
+.PHONY: help demo test lint types coverage parts rooms pools check waits crash soak dropin bench picture clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,19 +51,22 @@ parts: coverage ## the machines of engine/
 	$(BIN)/python -m pytest -q tests/engine -k Machine
 
 rooms: .venv/.tests .vocabulary/.ready ## the tests of the other rooms
-	$(BIN)/python -m pytest tests/cli tests/contracts tests/crash tests/dropin tests/journal tests/progress tests/testing
+	$(BIN)/python -m pytest $(ROOMS)
 
 pools: .venv/.tests .vocabulary/.ready ## the tests of pools and streams
 	$(BIN)/python -m pytest $(POOLS)
 
 check: .venv/.tests .vocabulary/.ready ## the tests of the rest
-	$(BIN)/python -m pytest $(filter-out $(POOLS),$(wildcard tests/test_*.py)) --deselect $(SLOW)
+	$(BIN)/python -m pytest $(filter-out $(POOLS) $(SOAK),$(wildcard tests/test_*.py)) --deselect $(SLOW)
 
-waits: .venv/.tests .vocabulary/.ready ## the test that waits most of its time
-	$(BIN)/python -m pytest -q $(SLOW)
+waits: .venv/.tests .vocabulary/.ready ## the tests that wait most of their time
+	$(BIN)/python -m pytest -q $(SLOW) $(SOAK)
 
 crash: .venv/.tests ## kill a process at every write, file operation and exchange, and start it again
 	CARPOOL_CRASH=all $(BIN)/python -m pytest tests/crash
+
+soak: .venv/.tests ## ten minutes of requests, restarts and faults before two services on one folder
+	$(BIN)/python -m benchmarks.soak
 
 dropin: .venv/pyvenv.cfg ## run each client in an environment of its own, and write docs/clients.md
 	$(BIN)/python tests/dropin/environments.py
@@ -71,8 +76,10 @@ bench: .venv/.tests .vocabulary/.ready ## CPU, memory and queue limits, beside t
 	$(BIN)/python -m benchmarks.counting
 	$(BIN)/python -m benchmarks.scheduling
 	$(BIN)/python -m benchmarks.limited
+	$(BIN)/python -m benchmarks.trickle
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.transport
+	$(BIN)/python -m benchmarks.steps
 	$(BIN)/python -m benchmarks.filerun
 
 picture: .venv/.tests ## draw the live view of a run on virtual time: docs/images/progress.svg
