@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := $(filter-out tests/engine/ tests/providers/,$(sort $(dir $(wildcard tests/*/test_*.py))))
 POOLS := $(wildcard tests/test_pool*.py tests/test_streams*.py)
+SERVICES := $(wildcard $(addprefix tests/test_,admission.py durable*.py examples.py keys.py shared_limits.py steps.py trickle.py \
+	wakes.py webhook*.py))
 SLOW := tests/test_benchmarks.py::test_an_unknown_limit_is_found_and_kept_over_loopback
 SOAK := tests/test_soak.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types coverage parts rooms pools check waits crash soak dropin bench picture clean
+.PHONY: help demo test lint types coverage parts rooms pools check services waits crash soak dropin bench picture clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +36,7 @@ demo: .venv/.runs ## summarise pages of Python documentation, and 10,000 docstri
 
 test: lint types ## everything that must hold: ruff, mypy --strict, all tests
 	@$(MAKE) --no-print-directory .vocabulary/.ready
-	@$(MAKE) --no-print-directory --jobs=3 rooms check pools parts waits
+	@$(MAKE) --no-print-directory --jobs=3 check rooms pools services parts waits
 
 lint: .venv/.tests
 	$(BIN)/ruff check .
@@ -57,7 +59,10 @@ pools: .venv/.tests .vocabulary/.ready ## the tests of pools and streams
 	$(BIN)/python -m pytest $(POOLS)
 
 check: .venv/.tests .vocabulary/.ready ## the tests of the rest
-	$(BIN)/python -m pytest $(filter-out $(POOLS) $(SOAK),$(wildcard tests/test_*.py)) --deselect $(SLOW)
+	$(BIN)/python -m pytest $(filter-out $(POOLS) $(SERVICES) $(SOAK),$(wildcard tests/test_*.py)) --deselect $(SLOW)
+
+services: .venv/.tests .vocabulary/.ready ## the tests of what long-lived services use
+	$(BIN)/python -m pytest $(SERVICES)
 
 waits: .venv/.tests .vocabulary/.ready ## the tests that wait most of their time
 	$(BIN)/python -m pytest -q $(SLOW) $(SOAK)

@@ -27,7 +27,7 @@ TEXTS = {*FIRST, *SECOND}
 TIMING = carpool.Timing(linger=0.02, max_linger=1, poll_min=0.02, poll_max=0.1, lookup=0.5)
 SETTING: dict[str, Any] = {"pace": Pace(validating=0.01, running=0.03)}
 QUIET = 5.0  # seconds without an outcome, after which there is none
-SAMPLED = 23  # without CARPOOL_CRASH, one instant in so many is tried
+SAMPLED = 47  # without CARPOOL_CRASH, one instant in so many is tried
 
 
 @pytest.fixture

@@ -981,7 +981,7 @@ def _without_order(command: Command) -> object:
 
 
 EngineMachine.TestCase.settings = settings(
-    max_examples=600,
+    max_examples=400,
     stateful_step_count=35,
     deadline=None,
     report_multiple_bugs=False,
