@@ -92,7 +92,8 @@ def _nothing_left(_own_temporary_folder: None) -> Iterator[None]:
     gc.collect()
     after = _leftovers()
     until = time.monotonic() + 1.0
-    while after[2] > before[2] and time.monotonic() < until:  # what other threads close, they may be closing
+    # What other threads close, they may be closing; and they may be ending themselves.
+    while (after[2] > before[2] or after[0] > before[0]) and time.monotonic() < until:
         time.sleep(0.01)
         after = _leftovers()
     assert after[0] <= before[0], f"threads left: {after[0] - before[0]}"

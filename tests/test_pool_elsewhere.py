@@ -353,3 +353,109 @@ async def test_a_process_is_left_while_nobody_waits_any_more(tmp_path: Path) -> 
                 await ask(other, [])
             start = anyio.current_time()
         assert anyio.current_time() - start < 1
+
+
+# --- several rows of one key: the process that had the first one did not send it, so another was made
+
+
+async def test_of_two_rows_of_a_key_the_one_that_is_paid_for_is_taken(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at:
+        await _left_waiting(at)
+        async with at.open(timing=RARELY) as heir:
+            async with anyio.create_task_group() as tasks, at.interrupted() as third:
+                tasks.start_soon(ask, third, told)
+                await running(third)
+            await ask(heir, told)
+        assert told == ["PoolClosed", "text #1"]
+        assert at.emulator.books().times(body("text")) == 1
+
+
+@pytest.mark.parametrize("route", ["/v1/files", "/v1/batches"])
+async def test_of_two_rows_of_a_key_the_one_that_will_be_paid_for_is_taken(tmp_path: Path, route: str) -> None:
+    """It is in a batch that is taken over, and goes on whether or not anybody asks for its rows."""
+    told: list[str] = []
+    broken = False
+
+    def before(request: httpx2.Request) -> None:
+        if broken and request.method == "POST" and request.url.path == route:
+            raise httpx2.ReadError("connection reset")
+
+    async with site(tmp_path, answer=Samples(), before=before) as at:
+        await _left_waiting(at)
+        async with at.open() as heir:
+            broken = True
+            async with anyio.create_task_group() as tasks, at.interrupted() as third:
+                tasks.start_soon(ask, third, told)
+                await until(lambda: ("POST", route) in at.transport.requests)
+                await anyio.sleep(0.1)
+            broken = False
+            await ask(heir, told)
+            await anyio.sleep(100)
+    assert told == ["PoolClosed", "text #1"]
+    assert at.emulator.books().times(body("text")) == 1
+
+
+async def test_of_two_rows_of_a_key_the_one_is_taken_whose_answer_came_meanwhile(tmp_path: Path) -> None:
+    """When it was looked for the journal did not know the answer, and now its batch is over."""
+    told: list[str] = []
+
+    async def slowly(func: Callable[..., Any], /, *args: Any) -> Any:
+        """Take as long to look as the batch runs."""
+        result = await run_here(func, *args)
+        if args and getattr(args[0], "__name__", "") == "find":
+            await anyio.sleep(100)
+        return result
+
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at:
+        await _left_waiting(at)
+        async with at.open(run_sync=slowly) as heir:
+            async with anyio.create_task_group() as tasks, at.interrupted() as third:
+                tasks.start_soon(ask, third, told)
+                await running(third)
+            await running(heir)
+            await ask(heir, told)
+    assert told == ["PoolClosed", "text #1"]
+    assert at.emulator.books().times(body("text")) == 1
+
+
+async def test_what_is_just_being_taken_over_is_waited_for(tmp_path: Path) -> None:
+    """The journal knows already whose it is, and the pool does not know it yet."""
+    told: list[str] = []
+    looks = 0
+
+    async def slowly(func: Callable[..., Any], /, *args: Any) -> Any:
+        nonlocal looks
+        if args and getattr(args[0], "__name__", "") == "has_others":
+            looks += 1
+            await anyio.sleep(1)
+        return await run_here(func, *args)
+
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open(run_sync=slowly) as heir:
+        async with anyio.create_task_group() as tasks, at.interrupted() as one:
+            tasks.start_soon(ask, one, told)
+            await running(one)
+        seen = looks
+        await until(lambda: looks > seen)
+        await ask(heir, told)
+        assert told == ["PoolClosed", "text #1"]
+        assert at.emulator.books().times(body("text")) == 1
+
+
+async def test_calls_that_come_while_others_are_looked_up_are_looked_up_together(tmp_path: Path) -> None:
+    """Else each would wait for all before it: on a slow disk calls of a service would come faster than they go."""
+
+    async def slowly(func: Callable[..., Any], /, *args: Any) -> Any:
+        if args and getattr(args[0], "__name__", "") == "find":
+            await anyio.sleep(1)
+        return await run_here(func, *args)
+
+    told: list[str] = []
+    async with site(tmp_path) as at, at.open(run_sync=slowly) as w:
+        start = anyio.current_time()
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(ask, w, told, f"key {number}")
+                await anyio.sleep(0.1)
+        assert anyio.current_time() - start < 30
+    assert told == ["text"] * 100

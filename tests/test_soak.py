@@ -16,7 +16,7 @@ from benchmarks.soak.services import Ending, Sample
 
 SHORT = Plan(minutes=0.15, rate=20)
 LONG = Plan(minutes=10, rate=0.01)
-BOOKS = {"twice": 0, "refused": [1.0], "admitted": [1.0], "statuses": {}, "utilisation": 0.5, "files": 0}
+BOOKS = {"twice": 0, "runs": [], "refused": [1.0], "admitted": [1.0], "statuses": {}, "utilisation": 0.5, "files": 0}
 WELL = Seen(
     plan=LONG,
     began=0.0,

@@ -14,7 +14,6 @@ from .. import workload
 
 STEADY, RESTLESS = "steady", "restless"
 NAMES = (STEADY, RESTLESS)
-_TOKENS = 120  # of a request, in the mean
 _FULL = 120.0  # seconds, from which on a soak is long enough to restart the steady service too
 
 
@@ -67,7 +66,13 @@ class Plan:
     @property
     def limit(self) -> int:
         """Give the enqueued tokens allowed: somewhat more than are enqueued, so that the queue matters."""
-        return round(self.rate * _TOKENS * (self.running + 1.5) * 1.3)
+        return round(self.rate * self.tokens * (self.running + 1.5) * 1.3)
+
+    @property
+    def tokens(self) -> float:
+        """Give the tokens of a request, in the mean."""
+        numbers = range(min(self.calls, 1_000))
+        return sum(tokens_of(request(self.body(number))) for number in numbers) / max(1, len(numbers))
 
     @property
     def settled(self) -> float:

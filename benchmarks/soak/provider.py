@@ -15,10 +15,11 @@ from .plan import Plan
 
 def tell(books: Books) -> dict[str, Any]:
     """Say what the books hold against a client: what was billed twice, and when there was no room."""
-    twice = [count - 1 - books.lost[name] for name, count in books.paid.items()]
+    twice = {name for name, count in books.paid.items() if count > 1 + books.lost[name]}
     return {
         "paid": len(books.paid),
-        "twice": sum(more for more in twice if more > 0),
+        "twice": sum(books.paid[name] - 1 - books.lost[name] for name in twice),
+        "runs": sorted((custom_id, runs) for (custom_id, name), runs in books.runs.items() if name in twice),
         "refused": [line.at for line in books.queue if line.change == "refused"],
         "admitted": [line.at for line in books.queue if line.change == "admitted"],
         "utilisation": max(map(books.utilisation, {line.model for line in books.queue}), default=0.0),

@@ -107,7 +107,8 @@ def lines(seen: Seen) -> Iterator[str]:
     yield from _endings(seen.endings)
     yield from _processes(seen.samples, plan)
     lost = [f"{key} was never answered" for key in tally.waiting]
-    yield from [f"  {line}" for line in (*lost[:5], *tally.wrong[:5], *faults(seen.logs)[:10])]
+    twice = [f"{custom_id}, whose body was billed twice, ran in {', '.join(runs)}" for custom_id, runs in books["runs"]]
+    yield from [f"  {line}" for line in (*lost[:5], *tally.wrong[:5], *twice[:10], *faults(seen.logs)[:10])]
 
 
 def _latencies(latencies: Sequence[float]) -> Iterator[str]:

@@ -67,6 +67,8 @@ class Answers:
             return
         unknown = [*self._recording, *(settled for files in self._gathering.values() for settled in files.values())]
         for settled in unknown:
+            if wanted.isdisjoint(settled.rows):  # as nearly always: at a tenth of the cost
+                continue
             for i, row in enumerate(settled.rows):
                 if row in wanted:
                     yield settled, i

@@ -162,7 +162,7 @@ class Collector:
                 self.callers,
                 self.intake.accept_unknown,
                 self.feed,
-                engine.running,
+                engine.far,
                 self._adopt,
                 self.elsewhere.wait,
                 settings.reuse,
@@ -220,6 +220,8 @@ class Collector:
         self.submits = True  # or what waits stays in the journal
         self._barred = False
         self._looking = anyio.Lock()
+        self._gathering: list[Deferred] = []  # what is looked up next
+        self._flushed = 0  # how often, when the first of these came
         self._flushes = 0
 
     @property
@@ -401,7 +403,10 @@ class Collector:
         """Tell the engine of the calls that came and of the callers that went."""
         calls = self.intake.take_deferred()
         if calls:
-            self.background.start(self._look_up, calls, self._flushes)
+            if not self._gathering:
+                self._flushed = self._flushes
+                self.background.start(self._look_up_gathered)
+            self._gathering += calls
         if self.submissions is not None:
             self.submissions.tell()
         for accepted in self._spool.accepted():
@@ -422,20 +427,26 @@ class Collector:
         for event in self.limiting.set(limits):
             self.feed(event)
 
-    async def _look_up(self, calls: list[Deferred], flushes: int) -> None:
-        assert self._resumption is not None  # noqa: S101 - it deferred them
+    async def _look_up_gathered(self) -> None:
+        """Look up together what came while others were looked up: one by one, calls would wait for all before them."""
         async with self._looking:  # in their order
-            for some in taken_apart(calls):
-                await self._resumption.look_up(some)
-                self.intake.sought.difference_update(call.number for call in some)
-                self.take_in()
-        if self._flushes > flushes:  # one came meanwhile, which is meant for these calls too
-            self.feed(Flush())
+            calls, self._gathering = self._gathering, []
+            await self._look_up(calls, self._flushed)
 
     async def _look_up_again(self, calls: list[Deferred]) -> None:
         self.intake.sought.update(call.number for call in calls)
-        await self._look_up(calls, self._flushes)
+        async with self._looking:
+            await self._look_up(calls, self._flushes)
         self.background.changed()  # whoever leaves waits until nothing is sought
+
+    async def _look_up(self, calls: list[Deferred], flushes: int) -> None:
+        assert self._resumption is not None  # noqa: S101 - it deferred them
+        for some in taken_apart(calls):
+            await self._resumption.look_up(some)
+            self.intake.sought.difference_update(call.number for call in some)
+            self.take_in()
+        if self._flushes > flushes:  # one came meanwhile, which is meant for these calls too
+            self.feed(Flush())
 
     async def _adopt(self) -> None:
         """Take over what processes left that have died, as long as calls are answered here."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Literal, NamedTuple, TypeAlias
 
 import anyio
@@ -24,6 +24,8 @@ from .outcomes import response_of
 from .providers import Provider
 from .spool import CHUNK, Spool
 
+_FREE = 5_000  # equal requests of which the best is looked for: more would take the event loop too long
+CREATED = 3  # how far a row has come that is paid for in any case
 _NUMBER = b"a number"  # stands behind a key that is one
 _SUBMITTED = b"a submit"  # and behind the row of a submission, which no call is ever given
 
@@ -88,7 +90,7 @@ class Resumption:
         callers: Callers,
         accept: Callable[[Deferred], None],
         feed: Callable[[Event], None],
-        running: Callable[[Collection[int]], Collection[int]],
+        far: Callable[[Collection[int]], Mapping[int, int]],
         adopt: Callable[[], Awaitable[None]],
         wait: Callable[[Deferred], None],
         reuse: Reuse,
@@ -100,7 +102,7 @@ class Resumption:
         self._callers = callers
         self._accept = accept
         self._feed = feed
-        self._running = running
+        self._far = far
         self._adopt = adopt
         self._wait = wait
         self._reuse = reuse
@@ -247,12 +249,15 @@ class Resumption:
         """Gives the calls that are to be looked up again; `elsewhere` are the rows that others have under way."""
         answered: list[tuple[int, int, Place]] = []
         asked: dict[int, Deferred] = {}
-        # What is not answered may wait still, since its caller went: it comes last, for it is yet to be paid. What one
-        # call cannot have, none can.
-        rest = {digest: iter(sorted(requests, key=_is_unanswered)) for digest, requests in known.items()}
+        free = {digest: [*islice(filter(self._is_free, requests), _FREE)] for digest, requests in known.items()}
+        unanswered = [row for requests in free.values() for row, place in requests if place is None]
+        in_hand = self._answers.find(unanswered)  # what came, and was not recorded yet when it was looked for
+        far = self._far([row for row in unanswered if row not in in_hand])
+        running = {row for row, step in far.items() if step == CREATED}
+        # What one call cannot have, none can.
+        rest = {digest: iter(_best_first(requests, in_hand, far)) for digest, requests in free.items()}
         waiting = [call for call in calls if call.number in self._callers]
         found = [self._choose(rest.get(call.digest, ())) for call in waiting]
-        running = self._running([request.row for request in found if request is not None and request.place is None])
         for call, chosen in zip(waiting, found, strict=True):  # in their order: who comes first has the money
             if self._must_wait(call, chosen, known, elsewhere, running):
                 self._wait(call)
@@ -263,10 +268,8 @@ class Resumption:
             elif chosen.row in running or self._can_afford(call, chosen.row):
                 asked[chosen.row] = call
         missing = self._ask(asked)
-        in_hand = self._answers.find(missing)
-        answered += [(asked[row].number, row, place) for row, place in in_hand.items()]
-        again = [call for row, call in asked.items() if row in missing and row not in in_hand]
-        for row in missing - in_hand.keys():
+        again = [call for row, call in asked.items() if row in missing]
+        for row in missing:
             self._doubt(row)
         await self._give(answered, in_hand.keys())
         return again
@@ -365,8 +368,12 @@ class Resumption:
         return None
 
 
-def _is_unanswered(request: Known) -> bool:
-    return request.place is None
+def _best_first(requests: list[Known], in_hand: Mapping[int, Place], far: Mapping[int, int]) -> list[Known]:
+    """Order requests, of which answers may be in hand: those that are yet to be paid come last."""
+    if len(requests) == 1:
+        return [requests[0]._replace(place=requests[0].place or in_hand.get(requests[0].row))]
+    now_known = [Known(row, place or in_hand.get(row)) for row, place in requests]
+    return sorted(now_known, key=lambda request: (request.place is None, -far.get(request.row, 0)))
 
 
 def _unreadable(file: str, exc: Exception) -> JournalError:

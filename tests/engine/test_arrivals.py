@@ -274,3 +274,45 @@ def test_a_row_of_an_earlier_time_that_is_asked_for_with_little_time_is_packed_i
     shell.tell(Asked((2, 3), shell.now + 5))
     assert shell.pause == 5
     assert rows_of(only(shell.wait(), Upload).batch.runs) == [1, 2, 3]
+
+
+# --- as creations get scarce
+
+SCARCE = FileLimits(
+    requests=5, bytes=10_000, inputs=100, creations_per_hour=40
+)  # four at once, then one in 100 seconds
+
+
+def one_created() -> Shell:
+    """Let one batch be created, after which three more may be; a moment later a call waits for others."""
+    shell = Shell(TIMING, SCARCE)
+    shell.accept(0)
+    only(shell.wait(), Upload)
+    shell.accept(1, after=5, segment=2)
+    return shell
+
+
+def test_the_fewer_creations_are_left_the_longer_calls_wait_for_others() -> None:
+    shell = one_created()
+    assert 10 < shell.pause < 30
+    shell.accept(2, 3, segment=3, after=shell.pause - 1)
+    assert rows_of(only(shell.wait(), Upload).batch.runs) == [1, 2, 3]
+    shell.accept(4, after=5, segment=4)
+    assert shell.pause > 30
+
+
+def test_what_gains_nothing_by_waiting_goes_at_once_though_creations_get_scarce() -> None:
+    full = one_created().accept(*range(2, 6), segment=3)
+    assert rows_of(only(full, Upload).batch.runs) == [1, 2, 3, 4, 5]
+    flushed = one_created().tell(Flush())
+    assert rows_of(only(flushed, Upload).batch.runs) == [1]
+    hurried = one_created()
+    hurried.tell(Accepted(LANE, make_run([2], segment=3), pack_by=hurried.now + 4))
+    assert hurried.pause == 4
+
+
+def test_lanes_do_not_wait_for_one_another_while_creations_are_left() -> None:
+    shell = one_created()
+    shell.accept(10, lane=OTHER, segment=9)
+    assert rows_of(only(shell.until(Upload), Upload).batch.runs) == [10]
+    assert shell.now <= NOW + 10

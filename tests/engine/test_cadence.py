@@ -19,14 +19,16 @@ HOUR = 3600.0
 
 @unhurried
 @given(age=st.floats(0, 1e6), jitter=st.floats(0, 1, exclude_max=True))
-def test_a_batch_is_asked_for_between_poll_min_and_poll_max_give_or_take_a_twentieth(age: float, jitter: float) -> None:
+def test_a_batch_is_asked_for_between_poll_min_and_poll_max_or_up_to_a_tenth_sooner(age: float, jitter: float) -> None:
     timing = Timing(poll_min=2, poll_max=60, poll_fraction=0.05)
-    assert 2 * 0.95 <= check_pause(age, timing, jitter) <= 60 * 1.05
+    assert 2 * 0.9 <= check_pause(age, timing, jitter) <= 60
 
 
 @pytest.mark.parametrize(("age", "pause"), [(0, 2), (40, 2), (400, 20), (1_200, 60), (86_400, 60)])
 def test_the_pause_is_a_share_of_the_age(age: float, pause: float) -> None:
-    assert check_pause(age, Timing(poll_min=2, poll_max=60, poll_fraction=0.05), 0.5) == pytest.approx(pause)
+    timing = Timing(poll_min=2, poll_max=60, poll_fraction=0.05)
+    assert check_pause(age, timing, 0.0) == pytest.approx(pause)
+    assert check_pause(age, timing, 1.0) == pytest.approx(0.9 * pause)
 
 
 @pytest.mark.parametrize(("attempt", "pause"), [(1, 2), (2, 4), (5, 32), (6, 60), (10_000, 60)])
@@ -160,3 +162,60 @@ def test_a_creation_that_is_not_made_may_be_made_by_another() -> None:
     pace.put_back()  # never above what may be had at once
     pace.take(0.0)
     assert pace.ready_at(0.0) > 0.0
+
+
+def crowd(starts: list[float], hours: float, patience: float = 0.1) -> list[list[float]]:
+    """Let processes, each from a time on, create as often as they are allowed to, hearing at each creation of others'.
+
+    None of them waits for more than what it would like to: `patience` seconds.
+    """
+    paces = [Pace(2_000) for _ in starts]
+    made: list[list[float]] = [[] for _ in starts]
+    heard = [[0] * len(starts) for _ in starts]
+    wake = list(starts)
+    while (now := min(wake)) < hours * HOUR:
+        who = wake.index(now)
+        for other, times in enumerate(made):
+            for at in times[heard[who][other] :] if other != who else []:
+                paces[who].take(at)
+            heard[who][other] = len(times)
+        due = max(paces[who].ready_at(now), paces[who].spare_at(made[who][-1] if made[who] else -math.inf))
+        if due <= now:
+            paces[who].take(now)
+            made[who].append(now)
+            due = now + patience
+        wake[who] = due
+    return made
+
+
+@pytest.mark.parametrize(("count", "left"), [(1, 100), (2, 67), (4, 40)])
+def test_long_before_no_creation_is_left_those_that_may_wait_are_further_apart(count: int, left: int) -> None:
+    """So many then are left for what cannot wait, and are never used up."""
+    made = crowd([float(start) for start in range(count)], 3)
+    steady = [sum(at >= 2 * HOUR for at in times) for times in made]
+    assert sum(steady) == pytest.approx(1_800, rel=0.01)
+    assert sum(map(len, made)) == pytest.approx(3 * 1_800 + 200 - left, rel=0.01)
+
+
+def test_who_comes_later_makes_as_many_as_the_others() -> None:
+    first, later = crowd([0.0, HOUR], 3)
+    assert sum(at > 1.5 * HOUR for at in later) == pytest.approx(sum(at > 1.5 * HOUR for at in first), rel=0.02)
+
+
+def test_while_creations_are_many_hardly_anything_waits_for_them() -> None:
+    pace = Pace(2_000)
+    assert pace.spare_at(-math.inf) == -math.inf
+    assert pace.spare_at(1_000.0) == 1_000.0
+    for _ in range(10):
+        pace.take(1_000.0)
+    assert 1_000.0 < pace.spare_at(1_000.0) < 1_000.2
+    pace.take(1_050.0)
+    assert pace.spare_at(1_000.0) < 1_050.0
+
+
+def test_after_all_were_used_nothing_waits_for_longer_than_half_a_minute() -> None:
+    pace = Pace(2_000)
+    for _ in range(200):
+        pace.take(1_000.0)
+    assert 1_020 < pace.spare_at(1_000.0) < 1_030
+    assert pace.spare_at(1_000.0, decided=1) > pace.spare_at(1_000.0)

@@ -895,3 +895,10 @@ def test_rows_that_were_sent_live_are_forgotten_when_they_have_ended() -> None:
     finally:
         tracemalloc.stop()
     assert kept < 300_000  # bytes: of deadlines, at most a thousand; the numbers of the rows would take twice as many
+
+
+def test_rows_that_are_being_sent_live_are_paid_for_in_any_case() -> None:
+    shell = Shell(TIMING)
+    shell.accept(1, 2)
+    shell.escalate(2)
+    assert shell.engine.far((1, 2)) == {2: 3}

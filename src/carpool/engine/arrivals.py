@@ -110,7 +110,10 @@ class Arrivals:
         """Give the time at which the longest waiting row came, of those from the place `first` on."""
         return self._came.among(first)
 
-    def due(self, first: int) -> float:
-        """Give the time at which what waits, from the place `first` on, is packed though no file is full."""
-        due = min(self._last_at + self._patience, self.since(first) + self._timing.max_linger)
+    def due(self, first: int, spare_at: float = -math.inf) -> float:
+        """Give the time at which what waits, from the place `first` on, is packed though no file is full.
+
+        Not before `spare_at`, unless it should be packed by a time.
+        """
+        due = max(spare_at, min(self._last_at + self._patience, self.since(first) + self._timing.max_linger))
         return min(due, self._hurried.among(first)) if self._hurried else due

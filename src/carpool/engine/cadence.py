@@ -13,9 +13,9 @@ _NET = 900.0  # seconds
 
 
 def check_pause(age: float, timing: Timing, jitter: float) -> float:
-    """Give the seconds until a batch of this age is checked again, spread by a tenth so that batches drift apart."""
+    """Give the seconds until a batch of this age is checked again, up to a tenth less so that batches drift apart."""
     pause = min(max(timing.poll_fraction * age, timing.poll_min), timing.poll_max)
-    return pause * (0.95 + 0.1 * jitter)
+    return pause * (1 - 0.1 * jitter)
 
 
 def net_pause(jitter: float) -> float:
@@ -36,7 +36,8 @@ def spread(key: str, draw: int) -> float:
 class Pace:
     """Keep below so many creations in any hour: a tenth may be had at once, the rest drips in.
 
-    In any 3,600 s at most burst + rate x 3,600 = the hourly limit are let through.
+    In any 3,600 s at most burst + rate x 3,600 = the hourly limit are let through. Long before none is left, a lane
+    that may as well wait makes its batches further apart: see `spare_at`.
     """
 
     def __init__(self, per_hour: float) -> None:
@@ -69,6 +70,20 @@ class Pace:
         """Say how many times larger than usual batches should be: 1, 2 or 4, the fewer creations can be had at once."""
         level = self._level + max(0.0, now - self._at) * self._rate
         return 1 if level >= self._burst / 2 else 2 if level >= self._burst / 4 else 4
+
+    def spare_at(self, last: float, decided: int = 0) -> float:
+        """Give the time from which one may be created for calls that gain by waiting, since more then travel in it.
+
+        `last` is when their lane's last one was. They are so far apart that a lane alone keeps to the rate once half of
+        the burst is left, two together once a third is, and so on, also where these are in several processes: which
+        made few comes to make as many as the others.
+        """
+        if last == -math.inf:
+            return last
+        left = min(self._burst, self._level + (last - self._at) * self._rate) - decided
+        # After n creations' time there are left + n, and to be apart burst / (left + n) - 1: solved for n.
+        apart = (math.sqrt((left - 1) ** 2 + 4 * self._burst) - 1 - left) / 2
+        return last + max(0.0, apart) / self._rate
 
     def ready_at(self, now: float, decided: int = 0) -> float:
         """Give the time at which one more may be created, besides those `decided` that are not counted yet.

@@ -167,6 +167,10 @@ class Escalations:
             self._lost[row] = _Lost(lane, single, LiveEnded(row), now)
         return [Record(GivenUp((*kept,)))] if kept else []
 
+    def flying(self, rows: Iterable[int]) -> set[int]:
+        """Say which of these rows are being sent live."""
+        return {row for row in rows if row in self._flying}
+
     def asked(self, rows: Iterable[int]) -> tuple[set[int], list[Command]]:
         """Hear that rows are asked for again; says which are here, and fails those that were sent live in vain."""
         here = self._alone.intersection(rows)

@@ -116,6 +116,7 @@ class LaneState:
         self.rich = False  # some rows hold images or files, which weigh more than their bytes
         self.counting = 0  # counts that are under way
         self.batches: set[str] = set()
+        self.packed_at = -math.inf  # the last of them, by this process
         self.answered = self.failed = 0  # requests that have ended
         self._limits = limits
         self._held_until = 0.0
@@ -161,11 +162,11 @@ class LaneState:
 
     # --- what to do next
 
-    def plan(self, now: float, ready_at: float, *, first: bool, countable: bool) -> Plan:
+    def plan(self, now: float, ready_at: float, spare_at: float, *, first: bool, countable: bool) -> Plan:
         """Say what to do; at most one batch of the lane waits for room.
 
-        `ready_at` is when one more batch may be created; `first` says that nobody stands in line for the queue's room,
-        `countable` that tokens can be counted.
+        `ready_at` is when one more batch may be created, `spare_at` when one that is not full; `first` says that nobody
+        stands in line for the queue's room, `countable` that tokens can be counted.
         """
         if self.packing or self.counting or self.ahead is not None or self.trial.is_under_way or not self.waiting.rows:
             return Wait(math.inf)
@@ -175,7 +176,7 @@ class LaneState:
         if unsure and countable and self.waiting.load.size:  # an earlier process may have counted them
             return Measure(self.waiting.uncounted(_COUNT))
         full = weight >= ledger.share or self.trial.is_full(self.waiting.rows)
-        due = max(self._due(full=full), self._held_until, ready_at)
+        due = max(self._due(spare_at, full=full), self._held_until, ready_at)
         if due > now:
             return Wait(due)
         room = ledger.room(now) if first else 0.0
@@ -183,10 +184,10 @@ class LaneState:
             return Pack(tuple(first_fit(self._in_turn(now), self._file)))
         return self._share_out(room, now, countable=countable)
 
-    def _due(self, *, full: bool) -> float:
+    def _due(self, spare_at: float, *, full: bool) -> float:
         if self.flushing or full or self.waiting.full(self._limits):
             return -math.inf
-        return self.arrivals.due(self.waiting.first)
+        return self.arrivals.due(self.waiting.first, spare_at)
 
     def refused_alone(self, row: int, load: Load, now: float) -> bool:
         """Tell whether a request that was refused though it was alone is hopeless; let others go before it for a while.
@@ -307,8 +308,9 @@ class LaneState:
             self._barred = None
         return None if self._barred is None else self._barred.failure
 
-    def packed(self, key: str) -> None:
+    def packed(self, key: str, now: float) -> None:
         """Note that a batch was packed: the first of a lane may be its canary, which goes alone."""
+        self.packed_at = now
         self.batches.add(key)
         self.ahead = key
         self.trial.packed(key)

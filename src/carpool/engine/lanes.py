@@ -349,10 +349,11 @@ class Lanes:
         state.flushing = state.flushing and state.waiting.rows > 0
         plan: Plan = Wait(math.inf)
         if self.packs and not self.leaving:
-            ready_at = self._pace.ready_at(now, self._decided.total())
+            decided = self._decided.total()
+            ready_at, spare_at = self._pace.ready_at(now, decided), self._pace.spare_at(state.packed_at, decided)
             state.ledger.thrift = self._pace.thrift(now)
             first = not state.ledger.line and not self._decided[lane.queue]
-            plan = state.plan(now, ready_at, first=first, countable=self._countable(lane.queue, now))
+            plan = state.plan(now, ready_at, spare_at, first=first, countable=self._countable(lane.queue, now))
         self._agenda.drop(lane)
         if isinstance(plan, Wait):
             if plan.until < math.inf:
@@ -375,7 +376,7 @@ class Lanes:
         state.waiting.take(event.runs)
         self._packed_count = max(self._packed_count, event.number)
         self._pace.take(now)
-        state.packed(key)
+        state.packed(key, now)
         self._line_up(event.lane, key, load)
 
     def put_back(self, lane: Lane, runs: Sequence[Run], key: str) -> None:
