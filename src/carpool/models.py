@@ -292,6 +292,28 @@ class BatchStatus(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int | None = None
 
 
+NEWEST = ""  # the place of the page that begins with the newest batch of all
+
+
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """Say which of the batches that were looked for one page of the account's listing shows, the newest first.
+
+    One that begins at `place` shows all of them, and `next` is the place of what follows, None where nothing does.
+    Places stay what they are, as batches that are created later come before them; `NEWEST` alone moves.
+    """
+
+    remote_ids: tuple[str, ...]
+    place: str
+    next: str | None
+
+
+class Standings(NamedTuple):
+    """Say how batches stand, and on which pages of the listing that was read."""
+
+    statuses: list[BatchStatus]
+    pages: tuple[Page, ...]
+
+
 class Row(msgspec.Struct, frozen=True, gc=False):
     """Hold one line of an output or error file; `status_code` is 0 and `code` set where no HTTP reply was had.
 

@@ -124,7 +124,7 @@ def test_a_batch_that_has_not_ended_for_all_that_is_asked_for_as_if_it_were_new(
     shell.tell(Checked((remote(key),), [status(key, "in_progress")]))
     pauses = [shell.pause, *(next_pause(shell, key) for _ in range(100))]
     assert pauses[0] == pytest.approx(2, rel=0.06)
-    assert pauses[-1] == pytest.approx(MOST, rel=0.06)
+    assert 0.9 * MOST <= pauses[-1] <= MOST
 
 
 # --- before the creation is known

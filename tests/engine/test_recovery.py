@@ -748,6 +748,11 @@ def test_of_two_batches_with_one_remote_id_the_second_is_looked_for() -> None:
     assert only(commands, Check).keys == (OLD,)
 
 
-def test_rows_of_batches_that_were_created_are_said_to_run() -> None:
-    shell, _ = recovered(accepted(1, 2, 3), packed(1, 1), uploaded(), created())
-    assert shell.engine.running((1, 2, 3)) == {1}
+def test_rows_that_are_sent_in_any_case_are_told_from_those_that_wait() -> None:
+    accepted_ = accepted(*range(1, 7))
+    shell, _ = recovered(accepted_, packed(1, 1), uploaded(), created(), packed(2, 2), uploaded(SECOND), packed(3, 3))
+    assert shell.engine.far(range(1, 7)) == {1: 3, 2: 2, 3: 1}
+    assert shell.engine.running(range(1, 7)) == {1}
+    shell.tell(Asked((4,)))
+    shell.tell(Flush())
+    assert shell.engine.far((3, 4, 5)) == {3: 1, 4: 1}

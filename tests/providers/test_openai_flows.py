@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 from openai_kit import BATCH, LANE, ids, ok, page, play, remote
 
-from carpool.models import NO_REPLY, BatchProblem, BatchStatus, Call, CallFailed, PackedBatch, Reply
+from carpool.models import NEWEST, NO_REPLY, BatchProblem, BatchStatus, Call, CallFailed, PackedBatch, Page, Reply
 from carpool.models import Upload as FilePart
 from carpool.providers import Provider
 from carpool.providers.openai import ENDPOINTS, OpenAI
@@ -230,10 +230,27 @@ def test_a_check_that_was_refused_fails(status: int) -> None:
         flow.send(Reply(status, b""))
 
 
+def test_a_key_that_may_not_list_asks_singly() -> None:
+    forbidden = Reply(403, b'{"error":{"message":"Missing scopes: api.batch.list"}}')
+    calls, statuses = play(openai.check(["b1", "b2"]), forbidden, ok(remote("b1")), ok(remote("b2")))
+    assert [call.path for call in calls] == ["/batches", "/batches/b1", "/batches/b2"]
+    assert [status.id for status in statuses] == ["b1", "b2"]
+
+
+@pytest.mark.parametrize(("status", "is_noted"), [(403, True), (404, True), (501, True), (500, False), (429, False)])
+def test_a_listing_that_fails_is_not_repeated_and_given_up_where_there_is_none(status: int, is_noted: bool) -> None:
+    calls, standings = play(openai.look(["b1"], "", ["b1", "b2"]), Reply(status, b"{}"), ok(remote("b1")))
+    assert [call.repeat for call in calls] == [False, True]
+    assert [page.next for page in standings.pages] == [None] * is_noted
+
+
 def test_a_refused_key_ends_a_check_at_once() -> None:
-    for replies in ([Reply(401, b"")], [page(), Reply(401, b"")]):
+    for listing in (Reply(401, b""), page()):
+        flow = openai.check(["b1", "b2"])
+        next(flow)
+        assert flow.send(listing).path == "/batches/b1"
         with pytest.raises(CallFailed):
-            play(openai.check(["b1", "b2"]), *replies)
+            flow.send(Reply(401, b""))
 
 
 @pytest.mark.parametrize("status", [429, 500, 0])
@@ -251,6 +268,47 @@ def test_without_a_listing_batches_are_asked_for_singly(status: int) -> None:
 def test_a_batch_that_cannot_be_read_does_not_hide_the_others() -> None:
     _, found = play(openai.check(["b1", "b2", "b3"]), page(remote("b1")), Reply(500, b""), ok(remote("b3")))
     assert [(status.id, status.status == NO_REPLY) for status in found] == [("b1", False), ("b2", True), ("b3", False)]
+
+
+# --- look
+
+
+def test_a_listing_is_read_at_its_place_and_tells_of_others_by_the_way() -> None:
+    calls, standings = play(
+        openai.look(["b2"], "x", ["b2", "b3", "b9"]),
+        page(remote("b3"), remote("y"), remote("b2"), remote("z"), more=True),
+    )
+    assert [(call.path, call.query.get("after")) for call in calls] == [("/batches", "x")]
+    assert ids(standings.statuses) == ["b3", "b2"]
+    assert standings.pages == (Page(("b3", "b2"), "x", "z"),)
+
+
+def test_the_place_of_a_page_is_behind_what_comes_before_the_batches_that_are_known() -> None:
+    _, standings = play(openai.look(["b1"], NEWEST, ["b1"]), page(remote("x"), remote("y"), remote("b1"), remote("z")))
+    assert standings.pages == (Page(("b1",), "y", None),)
+
+
+def test_of_each_page_that_was_read_is_said_what_it_shows() -> None:
+    calls, standings = play(
+        openai.look(["b1", "b2", "b3", "b4"], NEWEST, ()),
+        page(remote("b1"), remote("b2"), more=True),
+        page(remote("b3"), remote("b4"), more=True),
+    )
+    assert [call.query.get("after") for call in calls] == [None, "b2"]
+    assert standings.pages == (Page(("b1", "b2"), NEWEST, "b2"), Page(("b3", "b4"), "b2", "b4"))
+
+
+def test_what_is_at_no_place_is_asked_for_singly() -> None:
+    calls, standings = play(openai.look(["b1"], None, ()), ok(remote("b1")))
+    assert [call.path for call in calls] == ["/batches/b1"]
+    assert standings.pages == ()
+
+
+@pytest.mark.parametrize(("status", "pages"), [(404, (Page((), "x", None),)), (405, (Page((), "x", None),)), (500, ())])
+def test_a_server_that_has_no_listing_shows_nothing(status: int, pages: tuple[Page, ...]) -> None:
+    _, standings = play(openai.look(["b1"], "x", ["b2"]), Reply(status, b""), ok(remote("b1")))
+    assert ids(standings.statuses) == ["b1"]
+    assert standings.pages == pages
 
 
 # --- collect, cancel, delete

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ..models import BatchStatus, Lane, Load, PackedBatch, Row, Run
+from ..models import NEWEST, BatchStatus, Lane, Load, PackedBatch, Row, Run
 from .packing import common, sum_loads
 
 
@@ -167,6 +167,7 @@ class Batch:
         self._failing_as = ""
         self.attempts = 0  # at the present step
         self.checks = 0
+        self.place: str | None = NEWEST  # of the page that shows it together with others
         self.claimed = False  # the journal has found room for it
         self.denials = 0  # times that it had none
         self.told_at: float | None = None  # when word came that it has ended
@@ -340,13 +341,13 @@ class Batch:
         answers: list[Row] = []
         self.unclaimed.clear()
         for row in rows:
-            custom_id = row.custom_id
-            text = custom_id[start:]
-            if not (custom_id.startswith(prefix) and len(text) < 20 and text.isdecimal()):
+            try:
+                number = int(row.custom_id[start:])
+            except ValueError:
+                number = -1
+            if row.custom_id != f"{prefix}{number}":
                 self._note_stranger(row)
-                continue
-            number = int(text)
-            if number not in open_ or str(number) != text:
+            elif number not in open_:
                 self._note_odd(number, row)
             elif row.ok:
                 open_.remove(number)
@@ -364,7 +365,7 @@ class Batch:
         """Note a row that is not open: one that came live, for once, or was never sent; others come twice."""
         if self._sent is None:
             self._sent = frozenset(self.rows)
-        if number not in self._sent or not row.custom_id.endswith(f"-{number}"):
+        if number not in self._sent:
             self._note_stranger(row)
         elif number in self.lived:
             self.lived.discard(number)

@@ -1,15 +1,16 @@
 """All batches that are not over, and what each is to do next."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
-from ..models import BatchStatus, Leftovers, Queue, Run, Sought
+from ..models import BatchStatus, Leftovers, Page, Queue, Run, Sought
 from ..naming import number_of, shard_of
+from . import places
 from .agenda import Agenda
 from .batch import Batch, BatchStats, Stage, Step
-from .commands import Cancel, Check, Claim, Collect, Command, Create, Delete, Find, Record, Upload
+from .commands import Cancel, Claim, Collect, Command, Create, Delete, Find, Record, Upload
 from .events import Admitted, Done, Released
 from .lanes import Lanes, Name
 
@@ -128,11 +129,14 @@ class Batches:
         if lost:
             files = {batch.key: batch.file_id or "" for batch in lost}
             commands.append(Find(files, min(batch.packed_at for batch in lost), now))
-        if open_:
-            open_.sort(key=lambda batch: batch.opened_at, reverse=True)
-            keys = tuple(batch.key for batch in open_)
-            commands.append(Check(keys, tuple(batch.remote_id or "" for batch in open_)))
-        return commands
+        return [*commands, *(places.checks(open_, frozenset(self._keys)) if open_ else ())]
+
+    def placed(self, place: str | None, pages: Sequence[Page], now: float) -> None:
+        """Note where the listing shows open batches."""
+        if pages:
+            batches = {remote_id: self._batches[key] for remote_id, key in self._keys.items()}
+            open_ = {remote_id: batch for remote_id, batch in batches.items() if batch.stage is Stage.OPEN}
+            places.note(open_, place, pages, now - self.lookup)
 
     def cancel(self, batch: Batch) -> list[Command]:
         """Cancel a batch that runs; one that is being created is cancelled when it is known."""

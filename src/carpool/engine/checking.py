@@ -66,9 +66,11 @@ class Checking:
     def checked(self, event: Checked, now: float) -> list[Command]:
         """Hear how batches stand, or that the provider does not know them."""
         commands: list[Command] = []
+        self._batches.placed(event.place, event.pages, now)
         seen = {status.id: status for status in event.statuses}
+        batches = [*map(self._batches.of_remote, event.remote_ids), *self._by_the_way(event, now)]
         # In the order of arrival: those that were refused together go out again in it.
-        for batch in sorted(map(self._batches.of_remote, event.remote_ids), key=lambda batch: batch.first_row):
+        for batch in sorted(batches, key=lambda batch: batch.first_row):
             remote_id = batch.status.id
             if remote_id in seen and seen[remote_id].status == NO_REPLY:
                 commands += self.failed_step(batch, _SILENT, now)
@@ -80,6 +82,32 @@ class Checking:
                 batch.denied_since = batch.denied_since or now
                 self._agenda.set(batch.key, now + self._nudges.pause(batch, now))
         return commands
+
+    def _by_the_way(self, event: Checked, now: float) -> list[Batch]:
+        """Take out the batches that were not asked for, and would be later: of these too it was told.
+
+        Not those whose files are awaited, or fell short, nor those of which word came since. An end of which word will
+        come is left to that for a moment.
+        """
+        asked = frozenset(event.remote_ids)
+        others = [status for status in event.statuses if status.id not in asked]
+        known = [(self._batches.of_remote(status.id), status) for status in others if self._batches.is_known(status.id)]
+        batches = [
+            batch
+            for batch, status in known
+            if batch.stage is Stage.OPEN and batch.key in self._agenda and not batch.looks and not batch.reads
+            if batch.told_at is None and not self._leaves_to_word(batch, status, now)
+        ]
+        for batch in batches:
+            self._agenda.drop(batch.key)
+        return batches
+
+    def _leaves_to_word(self, batch: Batch, status: BatchStatus, now: float) -> bool:
+        """Leave an end to the word of it, which may be lost."""
+        left = batch.netted and is_end(status.status)
+        if left:
+            self._agenda.advance(batch.key, now + self._timing.poll_max)
+        return left
 
     def heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         """Hear how a batch stands."""

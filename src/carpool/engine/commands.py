@@ -87,10 +87,15 @@ class Find(msgspec.Struct, frozen=True, gc=False):
 
 
 class Check(msgspec.Struct, frozen=True, gc=False):
-    """Ask how these batches stand; the newest first."""
+    """Ask how these batches stand, the newest first, and hear of `others` what the listing shows by the way.
+
+    It is read at `place`; where that is None they are asked for singly.
+    """
 
     keys: tuple[str, ...]
     remote_ids: tuple[str, ...]
+    place: str | None = None
+    others: Collection[str] = ()
 
 
 class Collect(msgspec.Struct, frozen=True, gc=False):

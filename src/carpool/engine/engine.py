@@ -68,6 +68,7 @@ from .events import (
 from .lane import LaneStats
 from .lanes import Lanes, Name
 from .nudges import Nudges
+from .packing import common
 from .recovery import Recovery
 from .retries import Retries
 
@@ -185,6 +186,21 @@ class Engine:
         """Say which of these rows are in batches that were created."""
         wanted = sorted(rows)
         return {row for batch in self._batches if batch.remote_id is not None for row in batch.holds(wanted)}
+
+    def far(self, rows: Collection[int]) -> dict[int, int]:
+        """Say how far those of these rows have come that are sent whether or not anybody asks for them.
+
+        3 is in a batch that was created, or being sent live; 2 in a batch that may have been created; 1 in another, or
+        just being packed into one.
+        """
+        wanted = sorted(rows)
+        packing = (run for _, state in self._lanes.items() for run in state.packing)
+        far = {row: 1 for run in packing for row in common(run.rows, wanted)}
+        for batch in self._batches:
+            in_line = batch.key in self._lanes[batch.lane].ledger.line
+            may_run = batch.stage is Stage.LOST or (batch.stage is Stage.UPLOADED and not in_line)
+            far |= dict.fromkeys(batch.holds(wanted), 3 if batch.remote_id is not None else 1 + may_run)
+        return far | dict.fromkeys(self._escalations.flying(wanted), 3)
 
     def holds(self, key: str) -> bool:
         """Tell whether a batch is known, and not over."""
@@ -358,15 +374,17 @@ class Engine:
                     commands += self._batches.make_room(name, now)
                 case _:
                     batches.append(self._batches[name])
-        if any(batch.stage is Stage.OPEN for batch in batches):
-            batches += self._due_soon(now)
+        batches += self._due_soon({batch.place for batch in batches if batch.stage is Stage.OPEN}, now)
         return commands if self._leaving else commands + self._batches.next_steps(batches, now)
 
-    def _due_soon(self, now: float) -> list[Batch]:
-        """Take out the open batches that would be asked for in a moment: one listing answers for all."""
+    def _due_soon(self, places: set[str | None], now: float) -> list[Batch]:
+        """Take out the open batches at these places that would be asked for in a moment: one call answers for all."""
+        if not places - {None}:
+            return []
         soon = now + self._timing.poll_min / 2
         keys = [name for name in self._agenda.until(soon) if isinstance(name, str)]
-        batches = [batch for batch in map(self._batches.__getitem__, keys) if batch.stage is Stage.OPEN]
+        open_ = [batch for batch in map(self._batches.__getitem__, keys) if batch.stage is Stage.OPEN]
+        batches = [batch for batch in open_ if batch.place is not None and batch.place in places]
         for batch in batches:
             self._agenda.drop(batch.key)
         return batches

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from ..models import BatchStatus, Failure, Lane, Leftovers, Queue, Row, Run
+from ..models import BatchStatus, Failure, Lane, Leftovers, Page, Queue, Row, Run
 from .limit import Source
 
 
@@ -106,10 +106,12 @@ class Collected(msgspec.Struct, frozen=True, gc=False):
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
-    """Fact: the provider was asked for these batches, and knew these."""
+    """Fact: the provider was asked for these batches, and knew these, and others; the listing was read at `place`."""
 
     remote_ids: tuple[str, ...]
     statuses: list[BatchStatus]
+    place: str | None = None
+    pages: tuple[Page, ...] = ()
 
 
 class NotFound(msgspec.Struct, frozen=True, gc=False):

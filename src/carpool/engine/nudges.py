@@ -11,6 +11,7 @@ from .commands import Command, Relay
 from .events import Woken
 from .lanes import Name
 
+_BEHIND = 1.05  # times `poll_min` after the word, so that the next word comes first
 _KEPT = 1_000  # ids that came before their batches were known: more are of others
 
 
@@ -77,6 +78,8 @@ class Nudges:
         jitter = spread(batch.key, batch.checks)
         since = batch.opened_at if batch.told_at is None else batch.told_at
         pause = check_pause(now - since, self._timing, jitter)
+        if batch.told_at is not None:  # word that goes on coming has it asked for already, every `poll_min`
+            pause = max(pause, _BEHIND * self._timing.poll_min)
         is_running = is_admitted(batch.status.status) and batch.denied_since is None
         batch.netted = self._heard and is_running and batch.told_at is None
         return max(pause, net_pause(jitter)) if batch.netted else pause

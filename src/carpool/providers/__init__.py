@@ -3,7 +3,7 @@
 A flow is a generator that yields a `Call` and receives its `Reply`; it returns its result or raises `CallFailed`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ..config import Escalate
@@ -19,6 +19,7 @@ from ..models import (
     Reply,
     Row,
     Sought,
+    Standings,
     Usage,
 )
 
@@ -63,6 +64,13 @@ class Provider(Protocol):
         """Ask how batches stand, the newest first.
 
         Those that the provider does not know are left out; those it gave no usable reply about have `NO_REPLY`.
+        """
+        ...
+
+    def look(self, remote_ids: Sequence[str], place: str | None, others: Collection[str]) -> Flow[Standings]:
+        """Ask the same, by listing what is at a place, or singly where that is None.
+
+        Of `others` is told what the listing shows by the way.
         """
         ...
 

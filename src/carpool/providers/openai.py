@@ -1,7 +1,7 @@
 """The Batch API of OpenAI and of those who speak it (contracts, part A)."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -12,6 +12,7 @@ from msgspec import structs
 from ..config import Escalate
 from ..errors import LimitExceeded, Unbatchable
 from ..models import (
+    NEWEST,
     NO_REPLY,
     BatchStatus,
     Body,
@@ -22,19 +23,23 @@ from ..models import (
     FileLimits,
     Flow,
     PackedBatch,
+    Page,
     Reply,
     Row,
     Sought,
+    Standings,
     Upload,
     Usage,
 )
 from . import jsonl, replies
 from .replies import Listed
 
+_EMBEDDINGS = "/v1/embeddings"
+_NOT_IMPLEMENTED = 501
 ENDPOINTS = (
     "/v1/chat/completions",
     "/v1/completions",
-    "/v1/embeddings",
+    _EMBEDDINGS,
     "/v1/images/edits",
     "/v1/images/generations",
     "/v1/moderations",
@@ -89,7 +94,7 @@ class OpenAI:
                 f"A body of {len(encoded):,} bytes; a whole file takes {self.limits.bytes:,}. Shorten it."
             )
         try:
-            peek = (_peek_input if endpoint == "/v1/embeddings" else _peek).decode(encoded)
+            peek = (_peek_input if endpoint == _EMBEDDINGS else _peek).decode(encoded)
         except (msgspec.MsgspecError, RecursionError) as exc:
             raise Unbatchable(f"The body cannot be read: {exc}. Send a JSON object with a model.") from exc
         if not peek.model:
@@ -191,7 +196,7 @@ class OpenAI:
             return not wanted
 
         try:
-            yield from search(_listing(None), since - _SKEW, take)
+            yield from search(_listing(NEWEST), since - _SKEW, take)
         except CallFailed as exc:
             if exc.failure.kind == "auth" or not found:
                 raise
@@ -200,8 +205,14 @@ class OpenAI:
         return found
 
     def check(self, remote_ids: Sequence[str]) -> Flow[list[BatchStatus]]:
-        """Ask by listing pages while a page answers for at least two, then singly for what no page held."""
-        found = (yield from self._list(remote_ids)) if len(remote_ids) > 1 else {}
+        """Ask for one singly, and for more by listing the newest."""
+        standings = yield from self.look(remote_ids, NEWEST if len(remote_ids) > 1 else None, ())
+        return standings.statuses
+
+    def look(self, remote_ids: Sequence[str], place: str | None, others: Collection[str]) -> Flow[Standings]:
+        """List what is at a place, and what follows while a page answers for at least two; ask singly for the rest."""
+        pages: list[Page] = []
+        found = {} if place is None else (yield from self._list(remote_ids, place, {*remote_ids, *others}, pages))
         replied = bool(found)
         for remote_id in (remote_id for remote_id in remote_ids if remote_id not in found):
             reply = yield Call("GET", f"/batches/{quote_id(remote_id)}", True)
@@ -215,24 +226,27 @@ class OpenAI:
                 if kind != "gone":
                     found[remote_id] = BatchStatus(remote_id, None, NO_REPLY)
             replied = True
-        return list(found.values())
+        return Standings(list(found.values()), tuple(pages))
 
-    def _list(self, remote_ids: Sequence[str]) -> Flow[dict[str, BatchStatus]]:
+    def _list(
+        self, remote_ids: Sequence[str], place: str, known: Collection[str], pages: list[Page]
+    ) -> Flow[dict[str, BatchStatus]]:
+        """Give what pages tell of batches that are known, and note where they show them."""
         found: dict[str, BatchStatus] = {}
-        wanted = frozenset(remote_ids)
-        after: str | None = None
-        while len(wanted) - len(found) > 1:
+        missing = set(remote_ids)
+        after: str | None = place
+        while after is not None:
             try:
-                page, after = replies.page((yield _listing(after)))
+                # Not repeated where it fails: each batch can be asked for singly.
+                entries, next_ = replies.page((yield structs.replace(_listing(after), repeat=False)))
             except CallFailed as exc:
-                if exc.failure.kind == "auth":
-                    raise
-                break  # some servers have no listing
-            seen = {status.id: status for status in page if status.id in wanted}
-            news = seen.keys() - found.keys()
-            found |= seen
-            if len(news) < 2 or not after:
+                if exc.failure.kind not in ("busy", "lost") or exc.failure.status_code == _NOT_IMPLEMENTED:
+                    pages.append(Page((), after, None))  # some servers have no listing, and some keys may not read it
                 break
+            pages.append(_page(entries, known, after, next_))
+            found |= {status.id: status for status in entries if status.id in known}
+            news = len(missing) - len(missing := missing.difference(found))
+            after = next_ if news > 1 and len(missing) > 1 else None
         return found
 
     def recent(
@@ -249,7 +263,7 @@ class OpenAI:
             found.update((b.status.id, b) for b in page if not replies.is_before(since, b) and keep(b))
             return len(found) > most and replies.are_newest_first(entries)
 
-        complete = yield from search(_listing(None), since, take, pages)
+        complete = yield from search(_listing(NEWEST), since, take, pages)
         newest = sorted(found.values(), key=lambda batch: -(batch.created_at or math.inf))
         if len(newest) > most:
             return Recent(tuple(newest[: int(most)]), False)
@@ -307,13 +321,21 @@ def search(
         call = structs.replace(call, query={**call.query, "after": after})
 
 
+def _page(entries: Sequence[BatchStatus], known: Collection[str], after: str, next_: str | None) -> Page:
+    """Say where the known batches on a page are: behind whatever comes before the first of them."""
+    ids = [status.id for status in entries]
+    shown = [remote_id for remote_id in ids if remote_id in known]
+    first = ids.index(shown[0]) if shown else 0
+    return Page(tuple(shown), ids[first - 1] if first else after, next_)
+
+
 def _filename(key: str) -> str:
     return f"{key}.jsonl"
 
 
-def _listing(after: str | None) -> Call:
+def _listing(after: str) -> Call:
     query = {"limit": str(_PAGE)}
-    return Call("GET", "/batches", True, query if after is None else {**query, "after": after})
+    return Call("GET", "/batches", True, {**query, "after": after} if after else query)
 
 
 def _told(tags: Sequence[str]) -> dict[str, str]:

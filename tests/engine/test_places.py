@@ -1,0 +1,223 @@
+"""Where the listing shows open batches: one call answers for all that a page shows together, and none is in vain."""
+
+from collections.abc import Sequence
+
+import pytest
+from engine_kit import NOW, Shell, of, only, remote, status
+
+from carpool.engine.commands import Check, Collect, Command
+from carpool.engine.events import Checked, Collected, Tick, Woken
+from carpool.models import NEWEST, BatchStatus, Page
+
+
+def opened(shell: Shell, count: int, *, apart: float = 1.5) -> list[str]:
+    """Bring so many batches as far as open, one after the other; gives their keys, the newest first."""
+    keys = []
+    for row in range(count):
+        shell.now += apart if row else 0
+        keys.append(shell.opened(row))
+    return keys[::-1]
+
+
+def due(shell: Shell) -> Check:
+    """Let time pass until something is asked for."""
+    return only(shell.until(Check), Check)
+
+
+def page(keys: Sequence[str], place: str = NEWEST, next_: str | None = None) -> Page:
+    """Show batches, the newest first."""
+    return Page(tuple(map(remote, keys)), place, next_)
+
+
+def tell(shell: Shell, check: Check, *pages: Page, ended: Sequence[str] = ()) -> list[Command]:
+    """Say how what was asked for, and what is on the pages, stands: it runs, or has ended."""
+    ids = dict.fromkeys([*check.remote_ids, *(remote_id for page in pages for remote_id in page.remote_ids)])
+    keys = [remote_id.removeprefix("batch_") for remote_id in ids]
+    return shell.tell(Checked(check.remote_ids, [_status(key, key in ended) for key in keys], check.place, pages))
+
+
+def _status(key: str, ended: bool) -> BatchStatus:
+    return status(key, "completed", output="out", answered=1) if ended else status(key, "in_progress")
+
+
+def next_check(shell: Shell, key: str) -> Check:
+    """Let time pass until a batch is asked for; the others run on, and nothing is listed."""
+    while key not in (check := due(shell)).keys:
+        tell(shell, check)
+    return check
+
+
+# --- together
+
+
+def test_one_batch_is_asked_for_singly() -> None:
+    shell = Shell()
+    (key,) = opened(shell, 1)
+    assert due(shell) == Check((key,), (remote(key),))
+
+
+def test_what_was_just_created_is_looked_for_among_the_newest_with_all_others() -> None:
+    shell = Shell()
+    one, other = opened(shell, 2)
+    check = due(shell)
+    assert (check.keys, check.place, set(check.others)) == ((other,), NEWEST, {remote(one), remote(other)})
+
+
+def test_what_is_at_one_place_and_due_in_a_moment_is_asked_for_by_the_same_call() -> None:
+    shell = Shell()
+    keys = opened(shell, 3, apart=0.2)
+    assert due(shell).keys == tuple(keys)
+
+
+def test_what_is_told_by_the_way_is_not_asked_for_before_it_is_due_again() -> None:
+    shell = Shell()
+    keys = opened(shell, 3, apart=3)
+    calls = 0
+    while shell.now < NOW + 3_600:
+        tell(shell, due(shell), page(keys))
+        calls += 1
+        assert shell.pause >= 0.89 * 2
+    assert calls < 160  # of one batch alone it would be 140
+
+
+def test_what_ended_is_collected_once_though_it_was_told_by_the_way() -> None:
+    shell = Shell()
+    one, other = opened(shell, 2)
+    check = due(shell)
+    assert check.keys == (other,)
+    assert only(tell(shell, check, page([one, other]), ended=[one]), Collect).key == one
+    for _ in range(5):  # while its files are read
+        check = due(shell)
+        assert check.keys == (other,)
+        tell(shell, check, page([one, other]), ended=[one])
+    shell.answered(one, 1)
+    shell.tell(Collected(one))
+    assert shell.is_over(one)
+
+
+def test_what_is_being_asked_for_is_not_told_by_the_way() -> None:
+    shell = Shell()
+    one, other = opened(shell, 2)
+    first, second = due(shell), due(shell)
+    assert (first.keys, second.keys) == ((other,), (one,))
+    assert tell(shell, first, page([one, other]), ended=[one]) == []
+    assert only(tell(shell, second, page([one, other]), ended=[one]), Collect).key == one
+
+
+def test_files_that_fell_short_are_not_read_sooner_for_what_is_told_by_the_way() -> None:
+    shell = Shell()
+    one, other = opened(shell, 2)
+    tell(shell, next_check(shell, one), ended=[one])
+    shell.tell(Collected(one))
+    assert tell(shell, next_check(shell, other), page([one, other]), ended=[one]) == []
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_end_of_which_word_will_come_is_left_to_that(ended: bool) -> None:
+    shell = Shell()
+    keys = opened(shell, 5)
+    tell(shell, next_check(shell, keys[0]), page(keys))
+    shell.tell(Woken((remote(keys[0]),)))
+    tell(shell, only(shell.tell(Tick()), Check), page(keys), ended=keys[:1])
+    check = due(shell)  # they are asked for rarely now
+    by_the_way = max(set(keys[1:]).difference(check.keys))
+    assert tell(shell, check, page(keys[1:]), ended=[by_the_way] if ended else []) == []
+    assert (shell.pause < 100) is ended
+
+
+def test_what_a_page_shows_undoes_no_word_that_came_since() -> None:
+    shell = Shell()
+    one, other = opened(shell, 2)
+    check = due(shell)
+    assert check.keys == (other,)
+    shell.tell(Woken((remote(one),)))
+    tell(shell, check, page([one, other]))
+    assert shell.pause <= 0
+    assert only(shell.tell(Tick()), Check).keys == (one,)
+
+
+# --- places
+
+
+def test_a_place_is_kept_and_what_is_created_later_is_looked_for_among_the_newest() -> None:
+    shell = Shell()
+    keys = opened(shell, 2)
+    tell(shell, due(shell), page(keys, "batch_of_others"))
+    check = due(shell)
+    assert check.place == "batch_of_others"
+    tell(shell, check, page(keys, "batch_of_others"))
+    shell.now += 1
+    new = shell.opened(9)
+    assert {next_check(shell, key).place for key in (new,)} == {NEWEST}
+
+
+def test_what_the_newest_page_shows_with_a_new_batch_is_at_its_place_from_then_on() -> None:
+    shell = Shell()
+    keys = opened(shell, 2)
+    tell(shell, due(shell), page(keys, "batch_of_others"))
+    new = shell.opened(9)
+    tell(shell, next_check(shell, new), page([new, *keys], "newer_batch_of_others"))
+    assert {next_check(shell, key).place for key in keys[:1]} == {"newer_batch_of_others"}
+
+
+def test_what_no_page_shows_with_another_is_asked_for_singly() -> None:
+    shell = Shell()
+    one, _ = opened(shell, 2)
+    tell(shell, next_check(shell, one), page([one], "x"))
+    assert next_check(shell, one) == Check((one,), (remote(one),))
+
+
+def test_each_of_those_that_are_asked_for_singly_has_a_call_of_its_own() -> None:
+    shell = Shell()
+    keys = opened(shell, 2, apart=0)
+    tell(shell, due(shell), page(keys[:1], "x"), page(keys[1:], "y"))
+    shell.now += 3
+    assert sorted(check.keys for check in of(shell.tell(Tick()), Check)) == sorted((key,) for key in keys)
+
+
+def test_what_has_left_the_newest_page_is_behind_it() -> None:
+    shell = Shell()
+    new, old, older = opened(shell, 3, apart=30)
+    tell(shell, next_check(shell, new), page([new], NEWEST, "last_on_the_page"))
+    check = next_check(shell, old)
+    assert check.place == "last_on_the_page"
+    tell(shell, check)
+    assert next_check(shell, older).place == "last_on_the_page"
+
+
+def test_what_is_not_listed_yet_is_looked_for_among_the_newest_again() -> None:
+    shell = Shell()
+    new, one, other = opened(shell, 3)
+    tell(shell, next_check(shell, new), page([one, other], "x", "y"))
+    assert next_check(shell, new).place == NEWEST
+
+
+def test_where_nothing_is_shown_it_is_not_for_ever_looked_for() -> None:
+    shell = Shell()
+    one, _ = opened(shell, 2)
+    places = []
+    while shell.now < NOW + 60:
+        check = next_check(shell, one)
+        places.append(check.place)
+        tell(shell, check, page([]))
+    assert places[:2] == [NEWEST, NEWEST]
+    assert 2 < places.index(None) <= 6  # listings show after ten seconds what is there
+    assert set(places[places.index(None) :]) == {None}
+
+
+def test_what_has_gone_from_its_place_is_asked_for_singly() -> None:
+    shell = Shell()
+    keys = opened(shell, 2)
+    tell(shell, due(shell), page(keys, "x"))
+    check = due(shell)
+    tell(shell, check, page([], "x", "y"))
+    assert {due(shell).place for _ in range(2)} == {None}
+
+
+def test_a_listing_that_could_not_be_read_moves_nothing() -> None:
+    shell = Shell()
+    keys = opened(shell, 2)
+    tell(shell, due(shell), page(keys, "x"))
+    check = due(shell)
+    tell(shell, check)
+    assert next_check(shell, check.keys[0]).place == "x"
