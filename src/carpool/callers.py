@@ -109,7 +109,8 @@ class Callers:
     def add(self, number: int, waiter: Settled, tags: tuple[str, ...] = ()) -> None:
         """Remember what is to take the answer to a call, and the names under which it is counted."""
         self._waiters[number] = waiter
-        self._tag(number, tags)
+        if tags:
+            self.tag(number, tags)
 
     def add_streamed(self, first: int, indices: Sequence[int], sink: Sink, tags: tuple[str, ...] = ()) -> None:
         """Remember which stream is to take the answers to calls, and the positions of their requests there."""
@@ -118,18 +119,15 @@ class Callers:
         else:
             for number, index in enumerate(indices, first):
                 self._spans.add(number, index, sink)
-        self._tag(first, tags)
-
-    def tag(self, number: int, tags: tuple[str, ...]) -> None:
-        """Remember the names under which a call is counted that nobody awaits."""
-        self._tag(number, tags)
+        self.tag(first, tags)
 
     def untag(self, numbers: Iterable[int]) -> None:
         """Note that calls have ended that are not counted under their names any more."""
         for number in numbers:
             self._tags.pop(number, None)
 
-    def _tag(self, number: int, tags: tuple[str, ...]) -> None:
+    def tag(self, number: int, tags: tuple[str, ...]) -> None:
+        """Remember the names under which a call is counted."""
         if tags:
             self._tags[number] = tags
             for tag in tags:
@@ -139,9 +137,11 @@ class Callers:
         self, numbers: Sequence[int], responses: Sequence[Response], lane: Lane | None = None
     ) -> Sequence[Delivery]:
         """Settle calls with answers; see `give`."""
-        if self._waiters or self._tags or self._budget is not None or self.seen is not None:
+        if self._tags or self._budget is not None or self.seen is not None:
             return [*map(self.give, numbers, responses, repeat(lane))]
-        given = self._spans.settle(numbers, responses)
+        given: Sequence[Delivery] = (
+            [*map(self._give, numbers, responses)] if self._waiters else self._spans.settle(numbers, responses)
+        )
         self.answered += len(numbers) if all(given) else sum(map(self._counts, numbers, given))
         return given
 

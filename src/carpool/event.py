@@ -8,7 +8,7 @@ from msgspec import structs
 
 from .models import Lane, Usage
 
-# Each is said in one line in docs/observability.md; a test compares.
+# Each is said in one line in docs/reference/events.md; a test compares.
 Kind: TypeAlias = Literal[
     # calls
     "accepted",
@@ -57,7 +57,7 @@ Source: TypeAlias = Literal["batch", "live", "journal"]
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
-    """Tell `on_event` of one transition, of a `kind` that docs/observability.md lists, `at` seconds since the epoch.
+    """Tell `on_event` of one transition, of a `kind` that docs/reference/events.md lists, `at` seconds since the epoch.
 
     `pool` is what the custom_ids of the pool begin with. `lane` is the endpoint, the model and what else parts
     batches. A `call` keeps its number from "accepted" to its end; its `custom_id` may become that of an equal request

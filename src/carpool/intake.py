@@ -17,7 +17,7 @@ from .options import PLAIN, Options
 from .providers import Provider
 from .resume import Deferred, Resumption, digest_of, digest_of_submission
 from .spans import Sink
-from .spool import Lines, Spool
+from .spool import LaneKey, Lines, Spool
 from .waiter import Settled, Waiter
 
 _TIMED_OUT = (
@@ -144,20 +144,18 @@ class Intake:
         """Let calls join of which nothing is asked but an answer: what can be done for all at once is."""
         self._callers.add_streamed(self._given + 1, [index for index, _, _ in calls], sink)
         number = self._given
-        lanes: dict[tuple[str, str, bool, int], Lines] = {}
+        lanes: dict[LaneKey, Lines] = {}
         for _, call, options in calls:
             number += 1
-            endpoint, model, body = call.endpoint, call.model, call.body
-            long = len(body) > LONG and self._limits.is_long(model, len(body))
-            lane = endpoint, model, long, options.priority
+            lane = self._lane(call, options)
             lines = lanes.get(lane)
             if lines is None:
                 lines = lanes[lane] = Lines([], [], [], [])
             lines.numbers.append(number)
-            lines.bodies.append(body)
+            lines.bodies.append(call.body)
             lines.inputs.append(call.inputs)
             if self.resumption is not None:
-                lines.digests.append(digest_of(endpoint, body, options.key))
+                lines.digests.append(digest_of(call.endpoint, call.body, options.key))
         self._given = self._newest = number
         self.accepted += len(calls)
         for lane, lines in lanes.items():
@@ -166,9 +164,10 @@ class Intake:
     def _number(self, call: Encoded, options: Options) -> int:
         """Give a call its number, if there is money for it."""
         number = self._given + 1
-        live = options.live or self._live.everything
-        if self._bounded and (live or not self._seeks(options)):
-            self._callers.afford(number, call.model, len(call.body), live=live)
+        if self._bounded:
+            live = options.live or self._live.everything
+            if live or not self._seeks(options):
+                self._callers.afford(number, call.model, len(call.body), live=live)
         self.accepted += 1
         self._given = number
         return number
@@ -195,23 +194,28 @@ class Intake:
             self._near.set(number, at - margin(timeout, self._escalate))
 
     def _collect(self, number: int, call: Encoded, options: Options) -> None:
-        endpoint, model, body, inputs = call.endpoint, call.model, call.body, call.inputs
-        long = len(body) > LONG and self._limits.is_long(model, len(body))
-        priority = options.priority
+        """Let a call join its lane, or have it looked for first."""
+        lane = self._lane(call, options)
         by = math.inf if options.timeout is None else pack_by(options.timeout, self._now())
         if self.resumption is None:
-            self._spool.add(endpoint, model, number, body, inputs, long=long, priority=priority, pack_by=by)
+            self._spool.add(lane, number, call.body, call.inputs, None, by)
             return
-        digest = digest_of(endpoint, body, options.key)
         key = options.key
+        digest = digest_of(call.endpoint, call.body, key)
         if self.resumption.looks or (key is not None and self.resumption.seeks(key)):
+            endpoint, model, long, priority = lane
             keyed = isinstance(key, str)
-            self._deferred.append(Deferred(number, endpoint, model, body, inputs, long, priority, digest, by, keyed))
+            self._deferred.append(
+                Deferred(number, endpoint, model, call.body, call.inputs, long, priority, digest, by, keyed)
+            )
         else:
             self._newest = number
-            self._spool.add(
-                endpoint, model, number, body, inputs, long=long, priority=priority, digest=digest, pack_by=by
-            )
+            self._spool.add(lane, number, call.body, call.inputs, digest, by)
+
+    def _lane(self, call: Encoded, options: Options) -> LaneKey:
+        size = len(call.body)
+        long = size > LONG and self._limits.is_long(call.model, size)
+        return call.endpoint, call.model, long, options.priority
 
     @property
     def _looks(self) -> bool:
@@ -241,41 +245,22 @@ class Intake:
         if self._seen is not None:
             self._seen.joined(call.number, row)
         self._newest = row
-        self._spool.add(
-            call.endpoint,
-            call.model,
-            row,
-            call.body,
-            call.inputs,
-            long=call.long,
-            priority=call.priority,
-            digest=call.digest,
-            pack_by=call.pack_by,
-        )
+        lane = call.endpoint, call.model, call.long, call.priority
+        self._spool.add(lane, row, call.body, call.inputs, call.digest, call.pack_by)
 
     def submit(self, call: Encoded, options: Options, context: Context | None = None) -> int:
         """Let a submission join its lane, which nobody awaits, and was made in `context`; gives its row."""
         self._callers.admit()
         row = self._given + 1
-        size = len(call.body)
         if self._bounded:
-            self._callers.afford(row, call.model, size, live=False)
+            self._callers.afford(row, call.model, len(call.body), live=False)
         self.accepted += 1
         self._given = self._newest = row
         self._callers.tag(row, options.tags)
         if self._seen is not None:
             self._tell(row, call, options, context, kept=True)
-        self._spool.add(
-            call.endpoint,
-            call.model,
-            row,
-            call.body,
-            call.inputs,
-            long=size > LONG and self._limits.is_long(call.model, size),
-            priority=options.priority,
-            digest=digest_of_submission(row),
-            pack_by=math.inf if options.timeout is None else pack_by(options.timeout, self._now()),
-        )
+        by = math.inf if options.timeout is None else pack_by(options.timeout, self._now())
+        self._spool.add(self._lane(call, options), row, call.body, call.inputs, digest_of_submission(row), by)
         self._wake()
         return row
 

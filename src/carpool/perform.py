@@ -204,8 +204,9 @@ class Performer:
             self._feed(NotFound(tuple(missing), command.at))
 
     async def _check(self, command: Check) -> None:
-        statuses = await drive(self._provider.check(command.remote_ids), self._wire.send)
-        self._feed(Checked(command.remote_ids, statuses))
+        check = self._provider.look(command.remote_ids, command.place, command.others)
+        statuses, pages = await drive(check, self._wire.send)
+        self._feed(Checked(command.remote_ids, statuses, command.place, pages))
 
     async def _collect(self, command: Collect) -> None:
         bill = _Bill(self._provider.usage if command.add_up else None)
@@ -245,11 +246,12 @@ class Performer:
         file.saved += len(chunk)
 
     async def _answer(self, file: "_File", lines: list[bytes], bill: "_Bill") -> None:
+        parse = self._provider.parse_row
         for start in range(0, len(lines), _SLICE):
             rows: list[Row] = []
             for line in lines[start : start + _SLICE]:
                 try:
-                    rows.append(self._provider.parse_row(line, file.read))
+                    rows.append(parse(line, file.read))
                 except ValueError as exc:
                     file.note(line, exc)
                 file.read += len(line) + 1

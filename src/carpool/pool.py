@@ -263,12 +263,13 @@ class Pool:
         """
         home = self._open()
         asked = self._asked(endpoint, body)
-        entry = await home.accept_in_turn(*asked) if home.is_crowded else home.accept(*asked)
-        del endpoint, body, asked  # the spool has it: the frame would keep it until the answer comes
+        number, waiter = await home.accept_in_turn(*asked) if home.is_crowded else home.accept(*asked)
+        # The frame would keep these until the answer comes; and a pair, which the garbage collector would follow.
+        del endpoint, body, asked
         try:
-            return await entry[1]
+            return await waiter
         except BaseException:
-            self._open().leave([entry])
+            self._open().leave([(number, waiter)])
             raise
 
     def _request_blocking(self, request: Request) -> Response:

@@ -4,6 +4,7 @@ import json
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -149,6 +150,31 @@ def test_a_body_without_a_model_is_refused(body: Any) -> None:
 def test_a_model_is_a_string(model: object) -> None:
     with pytest.raises(Unbatchable, match="model"):
         openai.encode(CHAT, {"model": model})
+
+
+class Model(StrEnum):
+    MINI = "m"
+
+
+@given(
+    st.sampled_from([CHAT, EMBEDDINGS]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "model": st.sampled_from(["m", "", "é", None, 5, Model.MINI]),
+            "stream": st.sampled_from([None, False, True, 0, "", "yes"]),
+            "input": st.sampled_from(["x", ["x", "y"], [1, 2], [[1], [2]], []]),
+        },
+    ),
+)
+def test_a_dict_is_judged_as_the_json_that_it_becomes(endpoint: str, body: dict[str, Any]) -> None:
+    def judged(body: Any) -> object:
+        try:
+            return openai.encode(endpoint, body)
+        except Unbatchable as exc:
+            return str(exc)
+
+    assert judged(body) == judged(msgspec.json.encode(body))
 
 
 def test_streams_are_refused() -> None:

@@ -314,11 +314,12 @@ def total_usage(rows: Iterable[Row]) -> Usage:
 
 def _tokens(said: _Tokens) -> tuple[int, int, int]:
     details = said.prompt_tokens_details or said.input_tokens_details
-    return (
-        max(0, said.prompt_tokens or said.input_tokens or 0),
-        max(0, said.completion_tokens or said.output_tokens or 0),
-        max(0, (details and details.cached_tokens) or 0),
-    )
+    read = said.prompt_tokens or said.input_tokens or 0
+    written = said.completion_tokens or said.output_tokens or 0
+    cached = (details.cached_tokens if details else 0) or 0
+    if min(read, written, cached) < 0:
+        return max(0, read), max(0, written), max(0, cached)
+    return read, written, cached
 
 
 def _last_usage(body: bytes) -> _Tokens | None:
@@ -327,9 +328,11 @@ def _last_usage(body: bytes) -> _Tokens | None:
     What is read so is an object of its own only where that name is the body's, and not of something within it.
     """
     start = body.rfind(b'"usage":')
-    for part in (b"{" + body[start:], body) if start >= 0 else (body,):
-        try:
-            return _billed.decode(part).usage
-        except _UNREADABLE:
-            continue
-    return None
+    try:
+        return _billed.decode(b"{" + body[start:] if start >= 0 else body).usage
+    except _UNREADABLE:
+        pass
+    try:
+        return _billed.decode(body).usage
+    except _UNREADABLE:
+        return None

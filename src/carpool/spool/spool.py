@@ -1,12 +1,11 @@
 """The spool: accepted lines on disk, in append-only segments, and the files that come back.
 
-Lines gather in memory until they make a chunk or are about to be uploaded, and are then written in a worker thread.
-Where a line will lie is known when it is accepted, so nobody waits for the disk. For a journal, all is made to survive
-a crash of the machine before a fact refers to it.
+Lines are written in a worker thread, when they make a chunk or are about to be uploaded. Where a line will lie is known
+before that, so nobody waits for the disk. For a journal, all is made to survive a crash of the machine before a fact
+refers to it.
 """
 
 import fcntl
-import math
 import os
 import shutil
 import tempfile
@@ -15,90 +14,16 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
 
 import anyio
 from msgspec import structs
 
-from .models import Lane, Run
-from .naming import download_name, segment_name
-from .ports import RunSync
+from ..models import Lane, Run
+from ..naming import download_name, segment_name
+from ..ports import RunSync
+from .tails import CHUNK, Chunk, Frame, Tails
 
-CHUNK = 2**20  # bytes: lines are written, and read, so many at a time
-_RICH = b'"type"'  # parts of a message name their type; plain text has none, and is bounded by its bytes
-SEGMENT = 32 * 2**20  # bytes: a segment that has grown so large is closed, and dropped when all its rows are settled
-
-Frame = tuple[bytes, bytes, bytes]
 Range = tuple[int, int, int]  # segment, offset, length
-
-
-class Report(NamedTuple):
-    """Tell of rows that were added to a lane; `rich` when some may hold images or files.
-
-    Some should be packed by the time `pack_by`, math.inf where there is no hurry.
-    """
-
-    lane: Lane
-    run: Run
-    rich: bool
-    digests: bytes
-    pack_by: float
-
-
-class _Chunk(NamedTuple):
-    segment: int
-    offset: int
-    size: int
-    lines: list[bytes]
-
-
-class Lines(NamedTuple):
-    """Hold what is appended to one lane at once; `digests` is empty where there is no journal."""
-
-    numbers: list[int]
-    bodies: list[bytes]
-    inputs: list[int]
-    digests: list[bytes]
-
-
-class _Tail:
-    """Hold the growing end of one lane's spool: the lines not written yet, the rows not reported yet."""
-
-    __slots__ = (
-        "count_inputs",
-        "digests",
-        "end",
-        "frame",
-        "inputs",
-        "lines",
-        "pack_by",
-        "rich",
-        "rows",
-        "segment",
-        "sizes",
-        "unreported",
-        "unwritten",
-    )
-
-    def __init__(self, frame: Frame, segment: int, *, count_inputs: bool) -> None:
-        self.frame = frame
-        self.count_inputs = count_inputs
-        self.begin(segment)
-
-    def begin(self, segment: int) -> None:
-        self.segment = segment
-        self.end = self.unwritten = 0  # offsets: behind the last line, and of the first that is not written
-        self.lines: list[bytes] = []
-        self.report()
-
-    def report(self) -> None:
-        self.unreported = self.end  # offset of the first line that is not reported
-        self.rows = array("Q")
-        self.sizes = array("I")
-        self.inputs = array("I") if self.count_inputs else None
-        self.rich = False
-        self.digests: list[bytes] = []
-        self.pack_by = math.inf
 
 
 class Spool:
@@ -112,125 +37,28 @@ class Spool:
     ) -> None:
         self._frame = frame
         self._run_sync = run_sync
-        self._tails: dict[tuple[str, str, bool, int], _Tail] = {}
-        self._reports: list[Report] = []
-        self._sealed: list[_Chunk] = []
-        self._segments = self._downloads = numbered
+        self._tails = Tails(frame, numbered)
+        self.add, self.add_all, self.accepted = self._tails.add, self._tails.add_all, self._tails.accepted
+        self._downloads = numbered
         self._folder = folder
         self.keeps = folder is not None
         self._unsafe: SimpleQueue[str] = SimpleQueue()  # files of which not all would survive a crash
         self._writing = anyio.Lock()
 
-    # --- accepting: no I/O, nothing awaited
-
-    def add(
-        self,
-        endpoint: str,
-        model: str,
-        number: int,
-        body: bytes,
-        inputs: int,
-        *,
-        long: bool = False,
-        priority: int = 0,
-        digest: bytes | None = None,
-        pack_by: float = math.inf,
-    ) -> None:
-        """Append a line to its lane's spool; `inputs` is 0 where the endpoint does not count them.
-
-        `digest` is what a journal knows the request by; all lines have one, or none has. It should be packed by a time.
-        """
-        lane = endpoint, model, long, priority
-        tail = self._tails.get(lane)
-        if tail is None:
-            tail = self._tails[lane] = self._new_tail(Lane(*lane), inputs)
-        head, middle, end = tail.frame
-        line = b"".join((head, b"%d" % number, middle, body, end))
-        tail.lines.append(line)
-        tail.rows.append(number)
-        size = len(line)
-        tail.sizes.append(size)
-        tail.end += size
-        if tail.inputs is not None:
-            tail.inputs.append(inputs)
-        if digest is not None:
-            tail.digests.append(digest)
-        if not tail.rich and _RICH in line:
-            tail.rich = True
-        if pack_by < tail.pack_by:
-            tail.pack_by = pack_by
-        if tail.end - tail.unwritten >= CHUNK or tail.end >= SEGMENT:
-            self._close_full(lane, tail)
-
-    def add_all(self, lane: tuple[str, str, bool, int], added: Lines) -> None:
-        """Append lines to the spool of a lane."""
-        tail = self._tails.get(lane)
-        if tail is None:
-            tail = self._tails[lane] = self._new_tail(Lane(*lane), added.inputs[0])
-        head, middle, end = tail.frame
-        numbers = added.numbers
-        lines = [b"".join((head, b"%d" % n, middle, body, end)) for n, body in zip(numbers, added.bodies, strict=True)]
-        sizes = [*map(len, lines)]
-        tail.lines += lines
-        tail.rows.extend(numbers)
-        tail.sizes.extend(sizes)
-        tail.end += sum(sizes)
-        if tail.inputs is not None:
-            tail.inputs.extend(added.inputs)
-        tail.digests += added.digests
-        tail.rich = tail.rich or any(_RICH in body for body in added.bodies)
-        self._close_full(lane, tail)
-
-    def _close_full(self, lane: tuple[str, str, bool, int], tail: _Tail) -> None:
-        if tail.end - tail.unwritten >= CHUNK:
-            self._seal(tail)
-        if tail.end >= SEGMENT:
-            self._seal(tail)
-            self._report(Lane(*lane), tail)
-            tail.begin(self._next_segment())
-
-    def accepted(self) -> list[Report]:
-        """Take out the rows that were added since the last time."""
-        for lane, tail in self._tails.items():
-            self._report(Lane(*lane), tail)
-        reports, self._reports = self._reports, []
-        return reports
-
     @property
     def unreported(self) -> int:
-        """Give the bytes of the lines that were added since the last time."""
-        return sum(tail.end - tail.unreported for tail in self._tails.values())
+        """Give the bytes of what was added since `accepted` was asked last."""
+        return self._tails.unreported
 
     @property
     def unwritten(self) -> int:
         """Give the bytes of the whole chunks that wait to be written."""
-        return sum(chunk.size for chunk in self._sealed)
+        return sum(chunk.size for chunk in self._tails.chunks)
 
     @property
     def has_chunks(self) -> bool:
         """Tell whether a whole chunk waits to be written."""
-        return bool(self._sealed)
-
-    def _new_tail(self, lane: Lane, inputs: int) -> _Tail:
-        return _Tail(self._frame(lane), self._next_segment(), count_inputs=inputs > 0)
-
-    def _next_segment(self) -> int:
-        self._segments += 1
-        return self._segments
-
-    def _report(self, lane: Lane, tail: _Tail) -> None:
-        if tail.rows:
-            run = Run(tail.segment, tail.unreported, tail.rows, tail.sizes, tail.inputs)
-            self._reports.append(Report(lane, run, tail.rich, b"".join(tail.digests), tail.pack_by))
-            tail.report()
-
-    def _seal(self, tail: _Tail) -> None:
-        if tail.lines:
-            self._sealed.append(_Chunk(tail.segment, tail.unwritten, tail.end - tail.unwritten, tail.lines))
-            tail.lines = []
-            tail.unwritten = tail.end
-
-    # --- the disk
+        return len(self._tails.chunks) > 0
 
     @property
     def remedy(self) -> str:
@@ -240,28 +68,25 @@ class Spool:
     async def write(self, runs: Iterable[Run] = ()) -> None:
         """Write whole chunks, and what these runs lie in; after an OSError what was not written is tried again."""
         wanted = {run.segment for run in runs}
-        for tail in self._tails.values():
-            if tail.segment in wanted:
-                self._seal(tail)
+        self._tails.seal(wanted)
         async with self._writing:
             await self._write_sealed()
-            while self._sealed and not wanted:  # others came meanwhile, and nobody else would write them soon
+            while self._tails.chunks and not wanted:  # others came meanwhile, and nobody else would write them soon
                 await self._write_sealed()
 
     async def secure(self) -> None:
         """Write all lines there are, and make them, and the downloads, survive a crash of the machine."""
-        for tail in self._tails.values():
-            self._seal(tail)
+        self._tails.seal()
         async with self._writing:
             await self._write_sealed()
             if not self._unsafe.empty():
                 await self._run_sync(self._sync)
 
     async def _write_sealed(self) -> None:
-        chunks = self._sealed[:]
+        chunks = self._tails.chunks[:]
         if chunks:
             await self._run_sync(self._write, chunks)
-            del self._sealed[: len(chunks)]
+            del self._tails.chunks[: len(chunks)]
 
     def read(self, runs: Collection[Run]) -> AsyncIterator[bytes]:
         """Stream the lines of these runs in chunks; they must have been written."""
@@ -311,7 +136,7 @@ class Spool:
             self._folder = Path(tempfile.mkdtemp(prefix="carpool-"))
         return self._folder / name
 
-    def _write(self, chunks: list[_Chunk]) -> None:
+    def _write(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             self._save(segment_name(chunk.segment), chunk.offset, b"".join(chunk.lines))
             chunk.lines.clear()  # here: to let go of tens of thousands takes the event loop as many microseconds
