@@ -7,13 +7,14 @@ vocabulary, which the pool does too when it first counts.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from . import workload
+from .records import Bar, Record, markdown, of_runs, say, show
 from .throughput import measure
 
 FAR_BAR = 1.1  # times the CPU without a limit
@@ -40,6 +41,37 @@ def alone(count: int) -> float:
     return (time.process_time() - begin) / count * 1e6
 
 
+def results(*, runs: int = 5, quick: bool = False, count: int = 50_000) -> list[Record]:
+    """Measure by turns; ratios are medians of those of each run."""
+    count = min(count, 10_000) if quick else count
+    limits = {"no limit": None, "far limit": FAR, "near limit": TOKENS * count // 2}
+    seen: dict[str, list[float]] = {name: [] for name in (*limits, "tiktoken alone")}
+    for run in range(runs):
+        for name, limit in limits.items():
+            seen[name].append(measure("pooled", count, *(() if limit is None else (f"limit={limit}",)))["cpu_us"])
+        seen["tiktoken alone"].append(tiktoken_alone(count))
+        say(f"{run + 1} of {runs}: " + ", ".join(f"{name} {figures[-1]:.1f} us" for name, figures in seen.items()))
+    none_, far, near, own = seen.values()
+    ratio = statistics.median(one / other for one, other in zip(far, none_, strict=True))
+    added = statistics.median((one - base) / other for one, base, other in zip(near, none_, own, strict=True))
+    bars = {
+        "far limit": (Bar("CPU, of that without a limit", ratio, most=FAR_BAR),),
+        "near limit": (Bar("CPU that counting adds, of tiktoken's own", added, most=NEAR_BAR),),
+    }
+    calls: dict[str, float] = {"calls": count, "runs": runs}
+    return [
+        Record("counting", name, {"cpu_us": statistics.median(figures), **calls}, () if quick else bars.get(name, ()))
+        for name, figures in seen.items()
+    ]
+
+
+def table(records: Sequence[Record]) -> str:
+    """Draw the table."""
+    rows = [(record.case, f"{record.number('cpu_us'):.1f}") for record in records]
+    calls, runs = records[0].number("calls"), records[0].number("runs")
+    return markdown((f"{calls:,.0f} calls, {of_runs(runs)}", "CPU us a call"), rows)
+
+
 def main() -> None:
     """Print the table; exit 1 when a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,21 +82,7 @@ def main() -> None:
     if options.alone:
         print(alone(options.count))
         return
-    near = TOKENS * options.count // 2
-    none_, far, counted, own = [], [], [], []
-    for _ in range(options.runs):
-        none_.append(measure("pooled", options.count)["cpu_us"])
-        far.append(measure("pooled", options.count, f"limit={FAR}")["cpu_us"])
-        counted.append(measure("pooled", options.count, f"limit={near}")["cpu_us"])
-        own.append(tiktoken_alone(options.count))
-    middle = {"none": none_, "far": far, "near": counted, "tiktoken": own}
-    figures = {name: statistics.median(values) for name, values in middle.items()}
-    far_ratio = figures["far"] / figures["none"]
-    near_ratio = (figures["near"] - figures["none"]) / figures["tiktoken"]
-    print(json.dumps({name: round(value, 1) for name, value in figures.items()}))
-    print(f"far: {far_ratio:.2f} times the CPU without a limit (at most {FAR_BAR})")
-    print(f"near: counting adds {near_ratio:.2f} times tiktoken's own CPU (at most {NEAR_BAR})")
-    sys.exit(not (far_ratio <= FAR_BAR and near_ratio <= NEAR_BAR))
+    show(results(runs=options.runs, count=options.count), table)
 
 
 if __name__ == "__main__":

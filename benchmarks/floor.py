@@ -32,14 +32,14 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Row).decode
 
 
-async def floor(count: int, url: str) -> list[bytes]:
+async def floor(count: int, url: str, options: workload.Options = workload.DEFAULT) -> list[bytes]:
     """Answer so many calls."""
     loop = asyncio.get_running_loop()
     lines: list[bytes] = []
     futures: dict[str, asyncio.Future[bytes]] = {}
 
     async def call(number: int) -> bytes:
-        body = _encode(workload.payload(number))
+        body = _encode(workload.payload(number, options.size))
         custom_id = f"floor-{number}"
         head = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":' % custom_id.encode()
         lines.append(b"".join((head, body, b"}\n")))

@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import suppress
 from itertools import product
 from typing import Any, Generic, TypeVar
@@ -30,7 +30,8 @@ import carpool
 from . import workload
 from .counting import FAR, TOKENS
 from .floor import POLL
-from .throughput import served
+from .records import Bar, Record, markdown, say, show
+from .serving import served
 from .watch import Step, Watch
 
 BAR = 0.020  # seconds
@@ -210,6 +211,30 @@ def measure(count: int, case: tuple[str, ...]) -> list[Step]:
     return [Step(*step) for step in json.loads(result.stdout)]
 
 
+def results(*, count: int = 50_000, quick: bool = False, only: Sequence[str] = ()) -> list[Record]:
+    """Give the longest step of each case whose name has these words."""
+    chosen = [case for case in cases() if set(only) <= set(case)]
+    records = []
+    for case in QUICK if quick else chosen:
+        steps = measure(count, case)
+        longest = max((step.seconds for step in steps if not step.foreign), default=0.0)
+        name = " ".join(case)
+        say("\n  ".join((f"{name}: {longest * 1e3:.1f} ms", *map(str, steps))))
+        bar = Bar("longest step, ms", longest * 1e3, most=BAR * 1e3)
+        where = next((f"{step.what} {step.where}".rstrip() for step in steps if not step.foreign), "")
+        records.append(Record("steps", name, {"longest_ms": longest * 1e3, "where": where}, (bar,)))
+    return records
+
+
+QUICK = (("tasks", "far", "journal"), ("stream", "none"))
+
+
+def table(records: Sequence[Record]) -> str:
+    """Draw the table."""
+    rows = [(record.case, f"{record.number('longest_ms'):.1f}", f"`{record.figures['where']}`") for record in records]
+    return markdown(("case", "longest step, ms", "where"), rows)
+
+
 def main() -> None:
     """Print the longest steps of each case; exit 1 when one of carpool's is too long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -221,18 +246,7 @@ def main() -> None:
         url, *case = options.case
         print(json.dumps(watched(url, options.count, case)))
         return
-    longest = []
-    for case in cases():
-        if set(options.only) <= set(case):
-            steps = measure(options.count, case)
-            ours = [step.seconds for step in steps if not step.foreign]
-            longest.append(max(ours, default=0.0))
-            print(f"{' '.join(case)}: {longest[-1] * 1e3:.1f} ms")
-            for step in steps:
-                print(f"  {step}", flush=True)
-    most = max(longest)
-    print(f"bar: {BAR * 1e3:.0f} ms: {'kept' if most <= BAR else 'MISSED'}, the longest {most * 1e3:.1f} ms")
-    sys.exit(most > BAR)
+    show(results(count=options.count, only=options.only), table)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,18 @@
-"""The same work as a stream: bodies from a generator go in, outcomes come out in order; `journal` as in `pooled`."""
-
-import sys
-import tempfile
-
-import carpool
+"""The same work as a stream: bodies from a generator go in, outcomes come out in order; words as in `pooled`."""
 
 from . import workload
-from .floor import POLL
+from .pooled import opened
+from .workload import DEFAULT, Options
 
 
-async def streamed(count: int, url: str) -> list[bytes]:
+async def streamed(count: int, url: str, options: Options = DEFAULT) -> list[bytes]:
     """Answer so many requests."""
-    timing = carpool.Timing(linger=0.2, poll_min=POLL)
-    bodies = (workload.payload(number) for number in range(count))
-    with tempfile.TemporaryDirectory() as folder:
-        journal = f"{folder}/journal" if "journal" in sys.argv[3:] else None
-        async with (
-            carpool.Pool("any", url, journal=journal, timing=timing) as pool,
-            pool.map(bodies, endpoint=workload.ENDPOINT, keep_requests=False) as outcomes,
-        ):
-            return [outcome.result().content async for outcome in outcomes]
+    bodies = (workload.payload(number, options.size) for number in range(count))
+    async with (
+        opened(url, options) as pool,
+        pool.map(bodies, endpoint=workload.ENDPOINT, keep_requests=False) as outcomes,
+    ):
+        return [outcome.result().content async for outcome in outcomes]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""One program a library: each runs in its own environment, where nothing else of carpool is installed."""
