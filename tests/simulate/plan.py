@@ -1,0 +1,138 @@
+"""What happens in a simulated world: all of it follows from a seed, and can be written down, read and made smaller."""
+
+import random
+from typing import Literal, Self
+
+import msgspec
+
+Backend = Literal["asyncio", "trio"]
+How = Literal["kill", "leave"]
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """Stop a service `at` seconds from the beginning, and start it again so many seconds after its end."""
+
+    at: float
+    service: int
+    how: How
+    pause: float
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Fix a world; times are in seconds, chances from 0 to 1.
+
+    Calls come at a `rate` a second, some of them `bad`, in `lanes` models; `keyed` ones bear a key and are asked for
+    again at another of the services, after `patience` at the latest. Of the queue's limit, which the pools are told or
+    have to learn, `use` is used in the mean; a batch runs for `running`; so many `creations` are allowed in an hour.
+    A slow step of the disk takes up to `disk`, one of the network up to `net`; requests that change nothing are sent
+    `twice`. `faults`, `troubles` and `lags` are the emulator's, `failing` rows are by status.
+    """
+
+    seed: int
+    backend: Backend
+    services: int
+    keyed: bool
+    calls: int
+    rate: float
+    bad: float
+    lanes: int
+    told: bool
+    use: float
+    running: float
+    creations: int
+    disk: float
+    net: float
+    twice: float
+    patience: float
+    stops: tuple[Stop, ...]
+    faults: dict[str, float]
+    troubles: dict[str, float]
+    failing: dict[int, float]
+    lags: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """Write it down, to be run again."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what `text` gives."""
+        return msgspec.json.decode(text, type=cls)
+
+    @property
+    def seconds(self) -> float:
+        """Give how long requests come, in the mean."""
+        return self.calls / self.rate
+
+
+_FAULTS = {
+    "lost_reply": 0.01,
+    "lost_create": 0.05,
+    "lost_upload": 0.03,
+    "truncated": 0.04,
+    "cut": 0.04,
+    "server_error": 0.02,
+    "too_many": 0.02,
+    "reset": 0.02,
+}
+_TROUBLES = {
+    "timed_out": 0.004,
+    "missing": 0.002,
+    "doubled": 0.004,
+    "foreign": 0.004,
+    "torn": 0.002,
+    "expiring": 0.05,
+    "cancelled": 0.03,
+    "failed_validation": 0.03,
+}
+_FAILING = {500: 0.004, 429: 0.002, 0: 0.001}
+_LAGS = {"listing_lag": 0.5, "creation_lag": 0.2, "file_lag": 0.05}
+_HARSH = (0.0, 1.0, 1.0, 3.0)
+
+
+def draw(seed: int, *, small: bool = False) -> Plan:
+    """Draw a world: one service whose work goes on in the next, or several on one folder at a time."""
+    chance = random.Random(f"plan/{seed}")
+    services = chance.choice((1, 2, 2, 2, 3))
+    running = chance.choice((3.0, 8.0, 8.0))
+    rate, calls = chance.choice((4.0, 8.0, 15.0)), chance.choice((15, 30, 45) if small else (60, 120, 250))
+    faults, troubles = chance.choice(_HARSH), chance.choice(_HARSH)
+    return Plan(
+        seed=seed,
+        backend=chance.choice(("asyncio", "trio")),
+        services=services,
+        keyed=services > 1 or chance.random() < 0.5,
+        calls=calls,
+        rate=rate,
+        bad=chance.choice((0.0, 0.05)),
+        lanes=chance.choice((1, 1, 2)),
+        told=chance.random() < 0.3,
+        use=chance.choice((0.4, 0.65, 0.8, 0.9)),
+        running=running,
+        creations=chance.choice((2_000, 2_000, 600)),
+        disk=chance.choice((0.0, 0.0, 0.1, 1.0, 2.0)),
+        net=chance.choice((0.0, 0.01, 0.1, 0.5)),
+        twice=chance.choice((0.0, 0.05)),
+        patience=chance.choice((90.0, 90.0, 30.0)),
+        stops=tuple(_stops(chance, services, calls / rate + running, running)),
+        faults={name: rate * faults for name, rate in _FAULTS.items()},
+        troubles={name: rate * troubles for name, rate in _TROUBLES.items()},
+        failing={status: rate * troubles for status, rate in _FAILING.items()},
+        lags=_LAGS,
+    )
+
+
+def _stops(chance: random.Random, services: int, until: float, running: float) -> list[Stop]:
+    """Draw when services stop: mostly one at a time, the first less often than the others."""
+    every = chance.choice((0.4, 1.0, 2.0, 4.0)) * running
+    stops: list[Stop] = []
+    at = every * chance.uniform(0.2, 1.0)
+    while at < until:
+        all_at_once = chance.random() < 0.15
+        for service in range(services) if all_at_once else (min(services - 1, chance.randrange(services + 1)),):
+            how: How = "kill" if chance.random() < 0.6 else "leave"
+            pause = chance.choice((0.1, 0.5, 2.0)) * chance.random()
+            stops.append(Stop(at=round(at, 3), service=service, how=how, pause=round(pause, 3)))
+        at += every * chance.uniform(0.4, 1.6)
+    return stops

@@ -1,0 +1,52 @@
+"""Run plans, and say what they broke."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .invariants import broken
+from .plan import Plan, draw
+from .planted import Planted
+from .room import closed_room, run_on
+from .world import Seen, World
+
+_ENOUGH = range(40)  # seeds, in which a planted bug must be found
+
+
+class Result(NamedTuple):
+    """Tell what came of a plan, and which promises were broken."""
+
+    seen: Seen
+    broken: list[str]
+
+
+class Found(NamedTuple):
+    """Name the seed in which a planted bug was found, and by what."""
+
+    seed: int
+    broken: list[str]
+
+
+def simulate(plan: Plan) -> Result:
+    """Run a plan."""
+    with closed_room(plan) as folder:
+        world = World(plan, folder)
+        try:
+            run_on(plan.backend, plan.seed, world.run)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is a finding
+            return Result(world.seen, [f"the world broke down: {exc!r}"])
+    return Result(world.seen, list(broken(plan, world.seen)))
+
+
+def promises_broken(plan: Plan) -> list[str]:
+    """Run a plan, and say what it broke alone."""
+    return simulate(plan).broken
+
+
+def hunt(bug: Planted, seeds: Iterable[int] = _ENOUGH, *, small: bool = False) -> Found | None:
+    """Plant a bug, and run seeds until one finds it."""
+    for seed in seeds:
+        with bug.there():
+            _, promises = simulate(draw(seed, small=small))
+        if promises:
+            return Found(seed, promises)
+    return None

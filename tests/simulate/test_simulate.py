@@ -1,0 +1,59 @@
+"""Some seeds keep all promises, planted bugs are found, and what failed can be replayed and made smaller."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .plan import Plan, draw
+from .planted import PLANTED, Planted
+from .run import hunt, simulate
+from .shrink import shrink
+
+SEEDS = 20
+QUICK = ("a creation without a reply is repeated", "answers go to the wrong callers", "requests are not known again")
+
+
+def test_promises_are_kept_in_every_world() -> None:
+    """In a process of its own: a shell prints how to replay what fails."""
+    command = [sys.executable, "-m", "simulate", "--small", "--no-shrink", f"0:{SEEDS}"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], env=os.environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{SEEDS} worlds" in done.stdout
+
+
+@pytest.mark.parametrize("seed", [2, 36])
+def test_a_plan_that_was_written_down_runs_again_step_by_step(seed: int) -> None:
+    plan = draw(seed, small=True)
+    first, again = simulate(plan), simulate(Plan.read(plan.text))
+    assert first.seen.trace == again.seen.trace
+    assert first.seen.books == again.seen.books
+
+
+def test_at_least_twenty_bugs_are_planted() -> None:
+    assert len({bug.name for bug in PLANTED}) == len(PLANTED) >= 20
+
+
+@pytest.mark.parametrize("bug", [bug for bug in PLANTED if bug.name in QUICK], ids=lambda bug: bug.name)
+def test_planted_bugs_are_found(bug: Planted) -> None:
+    """These at once; `make simulate` plants all."""
+    assert hunt(bug, range(4), small=True) is not None
+
+
+def test_a_failing_plan_is_made_smaller() -> None:
+    """It fails here for its kills alone, where there are calls enough."""
+    plan = next(plan for plan in map(draw, range(100)) if [stop.how for stop in plan.stops].count("kill") > 3)
+
+    def fails(tried: Plan) -> bool:
+        return tried.calls >= 20 and any(stop.how == "kill" for stop in tried.stops)
+
+    smaller = shrink(plan, fails, tries=200)
+    assert [stop.how for stop in smaller.stops] == ["kill"]
+    assert 20 <= smaller.calls < 40
+    assert (smaller.faults, smaller.troubles, smaller.disk) == ({}, {}, 0.0)
+
+
+def test_a_plan_that_fails_in_no_smaller_world_stays_as_it_is() -> None:
+    assert shrink(draw(0), lambda tried: False) == draw(0)
