@@ -603,8 +603,8 @@ async def test_a_lost_reply_makes_no_second_batch(tmp_path: Path) -> None:
 
 
 async def test_the_page_shows_code_that_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = Path(__file__).parent.parent / "docs" / "durable.md"
-    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    page = Path(__file__).parent.parent / "docs" / "how-to" / "submissions.md"
+    code, *_ = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     shown: dict[str, Any] = {}
     exec(code, shown)
     async with site(tmp_path, answer=bad) as at, at.open() as w, anyio.create_task_group() as tasks:

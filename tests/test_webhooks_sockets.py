@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("no_certificates", "no_environment")
 RARELY = carpool.Timing(linger=0.05, poll_min=60)  # who is not told waits for a minute
 SOON = 10.0  # seconds
 PACE = Pace(running=0.3)
-PAGE = Path(__file__).parent.parent / "docs" / "webhooks.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "webhooks.md"
 
 
 @contextmanager

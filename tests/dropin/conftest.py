@@ -40,7 +40,7 @@ def _leftovers() -> set[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Know the marker, and report where the environment asks for it."""
-    config.addinivalue_line("markers", "shows(*columns): what of docs/clients.md a test shows")
+    config.addinivalue_line("markers", "shows(*columns): what of docs/reference/clients.md a test shows")
     if REPORT in os.environ:
         config.pluginmanager.register(_Report(Path(os.environ[REPORT])))
 

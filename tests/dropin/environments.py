@@ -1,7 +1,7 @@
 """Run the drop-in tests, each client in an environment of its own: `python tests/dropin/environments.py [NAME...]`.
 
 Environments are made under `.environments/` and kept; `--fresh` makes them anew, with the newest versions. What the
-tests showed is written to docs/clients.md.
+tests showed is written to docs/reference/clients.md.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".environments"
-PAGE = ROOT / "docs" / "clients.md"
+PAGE = ROOT / "docs" / "reference" / "clients.md"
 COMMON = ("pytest>=9.0", "pytest-timeout>=2.4", "trio>=0.31", "uvloop>=0.22")
 
 
@@ -46,7 +46,11 @@ def main(arguments: list[str]) -> int:
     (FOLDER / ".gitignore").write_text("*\n")
     names = [argument for argument in arguments if not argument.startswith("-")] or list(ENVIRONMENTS)
     failed = [name for name in names if not run(name, fresh="--fresh" in arguments)]
-    reports = [json.loads(path.read_text()) for name in ENVIRONMENTS if (path := report_of(name)).exists()]
+    reports = [
+        {**json.loads(path.read_text()), "tests": environment.tests}
+        for name, environment in ENVIRONMENTS.items()
+        if (path := report_of(name)).exists()
+    ]
     PAGE.write_text(page(reports))
     print(f"{len(names) - len(failed)} of {len(names)} clients pass{': not ' if failed else ''}{', '.join(failed)}")
     return len(failed)
@@ -133,7 +137,7 @@ def _section(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"\n## {' and '.join(names[: len(report['packages'])])}",
-            f"\n```python\n{report['code']}\n```\n",
+            f"\n<!-- shown by: tests/dropin/{report['tests']} -->\n```python\n{report['code']}\n```\n",
             *(_wrapped(f"- {catch}") for catch in report["catches"]),
             *(_wrapped(f"- Not tried: {what}.") for what in ["; ".join(report["not_tried"])] if what),
             _wrapped(f"\nShown with {', '.join(names)}, on Python {report['python']}: {shown}."),

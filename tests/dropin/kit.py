@@ -29,7 +29,7 @@ _KEYS = ("OPENAI_API_KEY", "GROQ_API_KEY", "ANTHROPIC_API_KEY", "MISTRAL_API_KEY
 
 @dataclass(frozen=True)
 class Client:
-    """Describe a client for docs/clients.md: its packages, how it is passed in, what to know, what was left out.
+    """Describe a client for its page: its packages, how it is passed in, what to know, what was left out.
 
     `beside` are packages whose versions matter too.
     """
@@ -44,7 +44,7 @@ class Client:
 
 
 def shows(*columns: str) -> pytest.MarkDecorator:
-    """Mark a test by the columns of docs/clients.md that it fills."""
+    """Mark a test by the columns of docs/reference/clients.md that it fills."""
     return pytest.mark.shows(*columns)
 
 

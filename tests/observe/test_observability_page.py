@@ -1,50 +1,11 @@
-"""What the page says is so: its table names each kind of event, its fields are those of events, and its code runs."""
+"""What the pages on watching a pool say beside their tables, which tests/docs compares, is so."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any, get_args
-
-from msgspec import structs
+from typing import Any
 
 import carpool
-from carpool.event import Event, Kind
 from carpool.observe import begin
-from carpool.stats import Stats
-
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "observability.md").read_text()
-
-
-def first_cells(of: str) -> list[str]:
-    """Give the code in the first cells of the table that follows a text."""
-    rows = re.findall(r"^\|(.*?)\|", PAGE.partition(of)[2].split("\n\n")[1], re.MULTILINE)
-    return [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-
-
-def test_each_kind_is_in_the_tables_once() -> None:
-    kinds = [kind for heading in ("### Calls", "### Batches", "### The account") for kind in kinds_under(heading)]
-    assert sorted(kinds) == sorted(get_args(Kind))
-
-
-def kinds_under(heading: str) -> list[str]:
-    section = PAGE.partition(heading)[2].partition("\n### ")[0]
-    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-
-
-def test_each_field_of_an_event_is_named() -> None:
-    assert {*first_cells("which suits assertions")} == {field.name for field in structs.fields(Event)} | {"custom_ids"}
-
-
-def test_each_figure_is_named() -> None:
-    named = {*first_cells("each open batch.")} - {"Stats"}
-    assert named == {field.name for field in structs.fields(Stats)} | {"waiting", "in_flight"}
-
-
-def test_code_on_the_page_runs() -> None:
-    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
 
 def test_the_library_is_quiet_by_default() -> None:
