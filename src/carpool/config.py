@@ -15,10 +15,10 @@ class Timing:
     """Set how long to wait for what, in seconds; `poll_fraction` is a share of a batch's age.
 
     A lane's batch is packed when no call has come for `linger`, or for three times as long as calls that trickle have
-    lately kept one another waiting; `max_linger` after the first, unless creations are scarce; and sooner for calls with
-    a timeout, of which a tenth may pass so, but no less than `linger`. A batch is checked every `poll_fraction` of its age, between
-    `poll_min` and `poll_max`. After a lost reply to a creation the listings are searched for `lookup` before it is
-    repeated. Without a journal, a batch that nobody has awaited for `abandon` is cancelled.
+    lately kept one another waiting; `max_linger` after the first, unless creations are scarce; and sooner for calls
+    with a timeout, of which a tenth may pass so, but no less than `linger`. A batch is checked every `poll_fraction` of
+    its age, between `poll_min` and `poll_max`. After a lost reply to a creation the listings are searched for `lookup`
+    before it is repeated. Without a journal, a batch that nobody has awaited for `abandon` is cancelled.
     """
 
     linger: float = 1.0
