@@ -126,7 +126,7 @@ class Process:
             try:
                 yield
             except Exception:
-                if not self.dead:
+                if not self.dead:  # what a process meets whose files and locks are gone, nobody hears of
                     raise
             finally:
                 del self._scopes[scope]
