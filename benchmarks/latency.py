@@ -304,18 +304,22 @@ def single_calls(batches: Iterable[Batch]) -> int:
 
 
 def rounds(batches: Iterable[Batch]) -> int:
-    """Count the calls of a client that asks for all open batches at once, whenever one of them is due."""
+    """Count the calls of a client that asks for all open batches that it knows at once, whenever one of them is due."""
     calls = 0
     heard = {batch: (batch.created + TRIP / 2, 1) for batch in batches}  # when, and the draw that comes
     while heard:
         at = min(_due(batch, last, draw) for batch, (last, draw) in heard.items())
         calls += 1
         heard = {
-            batch: (max(last, at + TRIP), draw + 1) if batch.created < at else (last, draw)
+            batch: (max(last, at + TRIP), draw + 1) if _is_known(batch, at) else (last, draw)
             for batch, (last, draw) in heard.items()
-            if batch.ended > at + TRIP / 2 or batch.created >= at
+            if batch.ended > at + TRIP / 2 or not _is_known(batch, at)
         }
     return calls
+
+
+def _is_known(batch: Batch, at: float) -> bool:
+    return batch.created + TRIP / 2 <= at
 
 
 def _due(batch: Batch, heard: float, draw: int) -> float:

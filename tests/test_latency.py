@@ -3,12 +3,15 @@
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
-from virtual import CHAT, body, world
+from virtual import CHAT, InMemory, body, run_here, world
 
+import carpool
 from benchmarks import latency
 from benchmarks.latency import HOUR, Case
-from carpool.testing import Pace
+from carpool.settings import Ports
+from carpool.testing import Emulator, Pace
 
 
 @pytest.fixture
@@ -58,3 +61,42 @@ async def calls_made(models: int) -> int:
 @pytest.mark.anyio
 async def test_a_pool_asks_for_many_batches_as_often_as_for_one() -> None:
     assert await calls_made(30) <= 1.1 * await calls_made(1)
+
+
+class Far(InMemory):
+    """Answer after a round trip, and count how many calls for batches are under way at the same time."""
+
+    def __init__(self, app: Any, trip: float) -> None:
+        super().__init__(app)
+        self.most = 0
+        self._trip = trip
+        self._under_way = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        asks = request.method == "GET" and "/batches" in request.url.path
+        self._under_way += asks
+        self.most = max(self.most, self._under_way)
+        try:
+            await anyio.sleep(self._trip / 2)
+            reply = await super().handle_async_request(request)
+            await anyio.sleep(self._trip / 2)
+        finally:
+            self._under_way -= asks
+        return reply
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("trip", [0.2, 1.5])
+async def test_one_call_at_a_time_tells_of_batches_that_come_one_after_the_other(trip: float) -> None:
+    async with Emulator(pace=Pace(validating=3, running=200)).inline() as served:
+        far = Far(served.app, trip)
+        settings: Any = {"progress": False, "counter": lambda *_: 1, "_ports": Ports(run_sync=run_here, transport=far)}
+        async with (
+            carpool.Pool("sk-key", "http://emulator/v1", **settings) as pool,
+            anyio.create_task_group() as tasks,
+        ):
+            for number in range(20):
+                tasks.start_soon(pool.request, CHAT, body(model=f"model-{number}"))
+                await anyio.sleep(7.3)
+    assert len(served.books().batches) == 20
+    assert far.most == 1

@@ -355,6 +355,20 @@ def test_a_batch_that_was_chosen_anew_a_moment_ago_is_let_in_with_what_left_it()
     let_in_all_the_same(started(tokens=None))
 
 
+@pytest.mark.parametrize("status_code", [400, None])
+def test_a_row_whose_caller_was_told_that_it_failed_leaves_a_batch_that_was_chosen_anew_a_moment_ago(
+    status_code: int | None,
+) -> None:
+    shell = started(tokens=None)
+    validates, _ = renewed_once(shell)
+    shell.escalate(3)
+    shell.live_ended(3, status_code)
+    assert shell.ends == Counter((3,))
+    commands = admit(shell, validates)
+    assert not of(commands, Create)
+    assert rows_of(only(commands, Upload).batch.runs) == [4]
+
+
 def test_a_minute_later_a_batch_may_be_chosen_anew_again() -> None:
     shell = started(tokens=None)
     validates, _ = renewed_once(shell)

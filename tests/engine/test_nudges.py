@@ -6,6 +6,7 @@ from engine_kit import LANE, Shell, answer, of, only, refused, remote, status
 from carpool.config import Timing
 from carpool.engine.commands import Check, Collect, Command, Find, Relay
 from carpool.engine.events import Checked, Collected, Created, Failed, Tick, Woken
+from carpool.models import NEWEST
 
 NET = 900.0
 MOST = 60.0  # seconds between usual checks
@@ -65,6 +66,25 @@ def test_what_is_due_in_a_moment_is_asked_for_in_the_same_call() -> None:
     word(shell, keys[0])
     (check,) = of(shell.tell(Tick()), Check)
     assert sorted(check.keys) == sorted(keys)
+
+
+def test_word_of_one_batch_has_no_page_of_others_read() -> None:
+    shell = Shell()
+    key, other = running(shell, 1), running(shell, 2)
+    shell.now += 1_000
+    for _ in range(2):
+        shell.check(key, "in_progress")
+    shell.tell(Checked((remote(other),), [status(other, "in_progress")]))
+    word(shell, key)
+    assert of(shell.tell(Tick()), Check) == [Check((key,), (remote(key),))]
+
+
+def test_word_of_several_batches_has_them_asked_for_together() -> None:
+    shell = Shell()
+    keys = [shell.opened(1), shell.opened(2)]
+    word(shell, *keys)
+    (check,) = of(shell.tell(Tick()), Check)
+    assert (set(check.keys), check.place) == (set(keys), NEWEST)
 
 
 def test_word_of_a_batch_that_is_not_here_changes_nothing() -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import pytest
-from engine_kit import NOW, Shell, of, only, remote, status
+from engine_kit import NOW, Shell, of, only, refused, remote, status
 
 from carpool.engine.commands import Check, Collect, Command
-from carpool.engine.events import Checked, Collected, Tick, Woken
+from carpool.engine.events import Checked, Collected, Failed, Leave, Tick, Woken
 from carpool.models import NEWEST, BatchStatus, Page
 
 
@@ -221,3 +221,166 @@ def test_a_listing_that_could_not_be_read_moves_nothing() -> None:
     check = due(shell)
     tell(shell, check)
     assert next_check(shell, check.keys[0]).place == "x"
+
+
+def test_what_is_at_a_place_that_has_gone_is_looked_for_among_the_newest_once() -> None:
+    shell = Shell()
+    keys = opened(shell, 2)
+    tell(shell, due(shell), page(keys, "x"))
+    tell(shell, due(shell), page([], "x"))
+    check = due(shell)
+    assert check.place == NEWEST
+    tell(shell, check, page(keys, "y"))
+    check = due(shell)
+    assert check.place == "y"
+    tell(shell, check, page([], "y"))
+    assert {due(shell).place for _ in range(2)} == {None}
+
+
+# --- one call at a time
+
+
+class Meeting:
+    """Bring batches to where a new one is looked for on the newest page, while others that it showed fall due."""
+
+    def __init__(self, shell: Shell, place: str = "x") -> None:
+        self.shell = shell
+        self.old = opened(shell, 2)
+        tell(shell, next_check(shell, self.old[0]), page(self.old, place))
+        while shell.pause < 4:  # as they have grown old
+            tell(shell, due(shell), page(self.old, place))
+        shell.now += shell.pause - 2.1
+        self.new = shell.opened(9)
+        self.listing = due(shell)
+        assert (self.listing.keys, self.listing.place) == ((self.new,), NEWEST)
+
+    def fall_due(self) -> list[Command]:
+        """Let the others fall due."""
+        self.shell.now += max(0.0, self.shell.pause)
+        return self.shell.tell(Tick())
+
+
+def test_what_falls_due_while_a_listing_is_read_that_shows_it_waits_for_its_answer() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    assert scene.fall_due() == []
+    assert tell(shell, scene.listing, page([scene.new, *scene.old])) == []
+    assert shell.pause > 1.7
+
+
+def test_an_end_that_was_waited_for_is_collected() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    scene.fall_due()
+    said = tell(shell, scene.listing, page([scene.new, *scene.old]), ended=scene.old[:1])
+    assert only(said, Collect).key == scene.old[0]
+
+
+def test_what_was_awaited_in_vain_is_asked_for_at_its_place_at_once() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    scene.fall_due()
+    tell(shell, scene.listing, page([scene.new]))
+    assert shell.pause <= 0
+    check = only(shell.tell(Tick()), Check)
+    assert (set(check.keys), check.place) == (set(scene.old), "x")
+
+
+def test_what_the_newest_page_no_longer_shows_does_not_wait_for_it() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    scene.fall_due()
+    tell(shell, scene.listing, page([scene.new]))
+    tell(shell, only(shell.tell(Tick()), Check), page(scene.old, "x"))
+    newer = shell.opened(10)
+    asked = [due(shell) for _ in range(2)]
+    assert {check.place for check in asked if newer not in check.keys} <= {"x", None}
+    assert {key for check in asked for key in check.keys} > {newer}
+
+
+@pytest.mark.parametrize("unread", [True, False])
+def test_a_listing_that_fails_is_waited_for_no_longer(unread: bool) -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    scene.fall_due()
+    if unread:
+        tell(shell, scene.listing)
+    else:
+        shell.tell(Failed(scene.listing.keys, refused("lost")))
+    assert shell.pause <= 0
+    assert set(only(shell.tell(Tick()), Check).keys) == set(scene.old)
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_longer_than_between_checks() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    scene.fall_due()
+    before = shell.now
+    assert set(due(shell).keys) == set(scene.old)
+    assert shell.now - before == pytest.approx(2)
+
+
+def test_word_of_a_batch_that_waits_has_it_asked_for_at_once() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    scene.fall_due()
+    shell.tell(Woken((remote(scene.old[1]),)))
+    assert only(shell.tell(Tick()), Check) == Check((scene.old[1],), (remote(scene.old[1]),))
+    assert tell(shell, scene.listing, page([scene.new, *scene.old])) == []  # it is being asked for
+
+
+def test_who_leaves_asks_for_nothing_that_waited() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    scene.fall_due()
+    shell.tell(Leave(keep=False))
+    tell(shell, scene.listing, page([scene.new]))
+    assert of(shell.tell(Tick(), after=10), Check) == []
+
+
+def test_what_a_listing_that_was_under_way_does_not_show_yet_is_asked_for_singly() -> None:
+    shell = Shell()
+    scene = Meeting(shell)
+    newer = shell.opened(10)
+    shell.now += 2
+    assert of(shell.tell(Tick()), Check) == []
+    tell(shell, scene.listing, page([scene.new, *scene.old]))
+    assert only(shell.tell(Tick()), Check) == Check((newer,), (remote(newer),))
+
+
+def test_what_only_the_newest_page_shows_is_looked_for_with_what_is_due_elsewhere() -> None:
+    shell = Shell()
+    old = opened(shell, 2)
+    tell(shell, due(shell), page(old, "x"))
+    shell.now += shell.pause - 1.5
+    new = shell.opened(9)
+    check = due(shell)
+    assert (check.keys, check.place) == ((new,), NEWEST)
+    assert tell(shell, check, page([new, *old])) == []
+    assert shell.pause > 1.7
+
+
+def test_listings_that_fail_again_and_again_are_tried_ever_more_rarely() -> None:
+    """For they come on top of the single calls."""
+    shell = Shell()
+    keys = opened(shell, 3)
+    tried = []
+    while shell.now < NOW + 7_200:
+        checks = of(shell.until(Check), Check)
+        tried += [shell.now for check in checks if check.place is not None]
+        for check in checks:
+            tell(shell, check)
+    assert tried[1] - tried[0] < 2.5
+    assert len(tried) < 25
+    assert tried[-1] > NOW + 6_000
+    listed = False
+    while not listed:
+        for check in of(shell.until(Check), Check):
+            listed = listed or check.place is not None
+            tell(shell, check, *([page(keys)] if check.place is not None else []))
+    tried.clear()
+    for _ in range(20):  # one is asked for singly now and then, as the listing tells nothing new
+        check = due(shell)
+        tried += [shell.now] if check.place == NEWEST else []
+        tell(shell, check, *([page(keys)] if check.place == NEWEST else []))
+    assert len(tried) > 10

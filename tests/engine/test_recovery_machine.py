@@ -7,6 +7,7 @@ that was sent live.
 """
 
 import math
+import os
 from array import array
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
@@ -1138,7 +1139,7 @@ class RecoveryMachine(RuleBasedStateMachine):
 
 
 RecoveryMachine.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=int(os.environ.get("CARPOOL_MACHINES", "60")),
     stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,

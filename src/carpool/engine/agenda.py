@@ -63,6 +63,6 @@ class Agenda(Generic[K]):
             due.append(name)
         return due
 
-    def until(self, at: float) -> list[K]:
-        """Name all that is due by `at`, in no order."""
-        return [name for name, (due, _) in self._at.items() if due <= at]
+    def is_due(self, name: K, by: float) -> bool:
+        """Tell whether `name` is due by a time."""
+        return name in self._at and self._at[name][0] <= by

@@ -155,19 +155,22 @@ class Batch:
         self.lane = lane
         self.runs = runs
         self.packed_at = packed_at
-        self.load = sum_loads(runs)
+        self.load: Load = sum_loads(runs)
         counted = sum(run.size for run in runs if run.tokens is not None)
-        self.size = self.load.size + counted
-        self.stage = Stage.PACKED
+        self.size: int = self.load.size + counted
+        self.stage: Stage = Stage.PACKED
         self.file_id: str | None = None
-        self.status = BatchStatus("", None, "unknown")
-        self.opened_at = 0.0  # when it was created, or its reply was lost
+        self.status: BatchStatus = BatchStatus("", None, "unknown")
+        self.opened_at: float = 0.0  # when it was created, or its reply was lost
         self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
         self._failing_as = ""
-        self.attempts = 0  # at the present step
+        self.attempts: int = 0  # at the present step
         self.checks = 0
         self.place: str | None = NEWEST  # of the page that shows it together with others
+        self.newest = False  # the newest page showed it when that was last read
+        self.strayed = False  # its place was lost once
+        self.awaits: str | None = None  # the place of a listing that was under way when it was due
         self.claimed = False  # the journal has found room for it
         self.denials = 0  # times that it had none
         self.told_at: float | None = None  # when word came that it has ended
@@ -187,13 +190,13 @@ class Batch:
         self.billed_twice: list[Row] = []  # and by the batch as well
         self.gone: set[int] = set()  # rows that ended in an earlier process
         self.refusals: list[str] = []  # why the first rows were refused for good
-        self.refused = 0  # how many
-        self.well = 0  # rows that were answered
+        self.refused: int = 0  # how many
+        self.well: int = 0  # rows that were answered
         self.strangers: set[tuple[str, int]] = set()  # ids in its files that nobody sent with it, and where they stand
         self.was_late = False  # and that was told
         self.overdue_since: float | None = None  # when it was cancelled, as it would not end
         self.again = False  # an upload without a reply may have arrived
-        self.unsure_until = 0.0  # until then listings may not show it
+        self.unsure_until: float = 0.0  # until then listings may not show it
         self.recovered = False  # from an earlier process, which may or may not have gone further than it recorded
         self.asked: set[int] | None = None  # of an earlier process: the rows that somebody has asked for again
         self._open: set[int] | None = None
@@ -211,6 +214,36 @@ class Batch:
         failing_as = kind if kind in ("auth", "gone") else ""
         if self.failing_since is None or failing_as != self._failing_as:
             self.failing_since, self._failing_as = now, failing_as
+
+    def is_further(self, status: BatchStatus) -> bool:
+        """Tell whether it stands further than what was heard of it last."""
+        if status.status == self.status.status:
+            return (status.answered or 0) > (self.status.answered or 0)
+        return is_news(self.status.status, status.status)
+
+    @property
+    def may_be_told(self) -> bool:
+        """Tell whether a listing that was read for others may say how it stands.
+
+        Not where its files are awaited, or fell short, nor where word came of it since.
+        """
+        return not self.looks and not self.reads and self.told_at is None
+
+    @property
+    def may_wait(self) -> bool:
+        """Tell whether it may wait for what a listing tells by the way, as it has not done already."""
+        return self.may_be_told and self.awaits is None
+
+    @property
+    def is_unseen(self) -> bool:
+        """Tell whether only the newest page may show it, and nothing keeps it from being looked for there at once."""
+        sought = self.place == NEWEST and not self.newest
+        return sought and self.may_be_told and self.denied_since is None and not self.attempts
+
+    @property
+    def holds_ended(self) -> bool:
+        """Tell whether rows would run in it whose callers were told that they are not sent again."""
+        return not self.escaped <= self.open | self.lived
 
     @property
     def remote_id(self) -> str | None:

@@ -13,6 +13,7 @@ from .batch import Batch, BatchStats, Stage, Step
 from .commands import Cancel, Claim, Collect, Command, Create, Delete, Find, Record, Upload
 from .events import Admitted, Done, Released
 from .lanes import Lanes, Name
+from .rounds import Rounds
 
 _STAGES: dict[Stage, Literal["uploading", "creating", "running", "collecting"]] = {
     Stage.PACKED: "uploading",
@@ -30,12 +31,13 @@ class Batches:
     Listings show what is there after `lookup` seconds. With `claims`, the journal is asked for room before a creation.
     """
 
-    def __init__(self, lanes: Lanes, agenda: Agenda[Name], lookup: float, *, claims: bool) -> None:
+    def __init__(self, lanes: Lanes, agenda: Agenda[Name], rounds: Rounds, lookup: float, *, claims: bool) -> None:
         self.lookup = lookup
         self._claims = claims
         self._shards: set[int] = set()  # of the batches that are here, or were since the journal was last asked
         self._lanes = lanes
         self._agenda = agenda
+        self._rounds = rounds
         self._batches: dict[str, Batch] = {}
         self._keys: dict[str, str] = {}  # client keys by remote ids
         self._uploads: dict[str, Sought] = {}  # under way, though their batches were dropped
@@ -129,7 +131,7 @@ class Batches:
         if lost:
             files = {batch.key: batch.file_id or "" for batch in lost}
             commands.append(Find(files, min(batch.packed_at for batch in lost), now))
-        return [*commands, *(places.checks(open_, frozenset(self._keys)) if open_ else ())]
+        return [*commands, *(self._rounds.checks(open_, frozenset(self._keys), now) if open_ else ())]
 
     def placed(self, place: str | None, pages: Sequence[Page], now: float) -> None:
         """Note where the listing shows open batches."""
@@ -151,7 +153,7 @@ class Batches:
         ledger = self._lanes[batch.lane].ledger
         if batch.key in ledger.line:
             return []
-        if batch.escaped and self._lanes[batch.lane].may_renew(now):
+        if batch.escaped and (batch.holds_ended or self._lanes[batch.lane].may_renew(now)):
             return self._lanes.take_back([batch.key])
         batch.escaped.clear()  # what could not leave it in time rides in it
         if self._claims and not batch.claimed:

@@ -28,6 +28,7 @@ from .endings import Endings
 from .events import Checked, Collected, Failed
 from .lanes import Lanes, Name
 from .nudges import Nudges
+from .rounds import Rounds
 from .verdicts import has_files, ran
 
 _SHORT_READS = 4  # times that files with fewer rows than they should have are fetched
@@ -51,6 +52,7 @@ class Checking:
         endings: Endings,
         agenda: Agenda[Name],
         nudges: Nudges,
+        rounds: Rounds,
     ) -> None:
         self._timing = timing
         self._abandon = abandon
@@ -59,6 +61,7 @@ class Checking:
         self._endings = endings
         self._agenda = agenda
         self._nudges = nudges
+        self._rounds = rounds
         self.closing = False
 
     # --- checking
@@ -67,8 +70,14 @@ class Checking:
         """Hear how batches stand, or that the provider does not know them."""
         commands: list[Command] = []
         self._batches.placed(event.place, event.pages, now)
+        asked = [self._batches.of_remote(remote_id) for remote_id in event.remote_ids]
+        self._rounds.answered([batch.key for batch in asked], event.pages, self._batches, now)
         seen = {status.id: status for status in event.statuses}
-        batches = [*map(self._batches.of_remote, event.remote_ids), *self._by_the_way(event, now)]
+        batches = [*asked, *self._by_the_way(event, now)]
+        listed = {remote_id for page in event.pages for remote_id in page.remote_ids}
+        told = [batch for batch in batches if batch.status.id in (listed if event.pages else seen)]
+        further = any(batch.is_further(seen[batch.status.id]) for batch in told if batch.status.id in seen)
+        self._rounds.heard([batch.key for batch in asked], further=further, listed=bool(event.pages), now=now)
         # In the order of arrival: those that were refused together go out again in it.
         for batch in sorted(batches, key=lambda batch: batch.first_row):
             remote_id = batch.status.id
@@ -95,8 +104,8 @@ class Checking:
         batches = [
             batch
             for batch, status in known
-            if batch.stage is Stage.OPEN and batch.key in self._agenda and not batch.looks and not batch.reads
-            if batch.told_at is None and not self._leaves_to_word(batch, status, now)
+            if batch.stage is Stage.OPEN and batch.key in self._agenda and batch.may_be_told
+            if not self._leaves_to_word(batch, status, now)
         ]
         for batch in batches:
             self._agenda.drop(batch.key)
@@ -111,7 +120,7 @@ class Checking:
 
     def heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         """Hear how a batch stands."""
-        batch.denied_since = batch.failing_since = None
+        batch.denied_since = batch.failing_since = batch.awaits = None
         batch.attempts = 0
         if is_end(status.status) and ran(status) and not has_files(status) and batch.looks < _SHORT_READS:
             batch.looks += 1
@@ -206,6 +215,7 @@ class Checking:
 
     def failed(self, event: Failed, now: float) -> list[Command]:
         """Hear that a step of some batches did not succeed."""
+        self._rounds.answered(event.keys, (), self._batches, now)
         # A step that fails after its outcome was told may name a batch that is done.
         commands: list[Command] = []
         for key in event.keys:

@@ -71,6 +71,7 @@ from .nudges import Nudges
 from .packing import common
 from .recovery import Recovery
 from .retries import Retries
+from .rounds import Rounds
 
 _TOLD = (Settled, Delivered, Done, Cleared, Learned, Discarded, Spent, Admitted, Released, Wanted, GivenUp)
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
@@ -100,17 +101,18 @@ class Engine:
         self._abandon = math.inf if keeps else timing.abandon
         self._agenda: Agenda[Name] = Agenda()
         self._lanes = Lanes(timing, limits, self._agenda, numbered, canary)
-        self._batches = Batches(self._lanes, self._agenda, timing.lookup, claims=keeps)
+        self._rounds = Rounds(timing, self._agenda)
+        self._batches = Batches(self._lanes, self._agenda, self._rounds, timing.lookup, claims=keeps)
         self._retries = Retries(retry)
         self._escalations = Escalations(self._lanes, self._batches, keeps=keeps)
         self._endings = Endings(pool, timing, self._batches, self._lanes, self._retries, self._escalations)
         self._claiming = Claiming(timing, self._batches, self._lanes, self._endings)
         self._nudges = Nudges(timing, self._batches, self._agenda, keeps=keeps)
         self._checking = Checking(
-            timing, self._abandon, self._batches, self._lanes, self._endings, self._agenda, self._nudges
+            timing, self._abandon, self._batches, self._lanes, self._endings, self._agenda, self._nudges, self._rounds
         )
         self._recovery = Recovery(pool, self._lanes, self._batches, self._escalations)
-        self.created = 0  # batches
+        self.created: int = 0  # batches
         self._leaving = False
         self._on: dict[type[Event], Callable[[Any, float], list[Command]]] = {
             Accepted: self._lanes.accepted,
@@ -374,20 +376,9 @@ class Engine:
                     commands += self._batches.make_room(name, now)
                 case _:
                     batches.append(self._batches[name])
-        batches += self._due_soon({batch.place for batch in batches if batch.stage is Stage.OPEN}, now)
-        return commands if self._leaving else commands + self._batches.next_steps(batches, now)
-
-    def _due_soon(self, places: set[str | None], now: float) -> list[Batch]:
-        """Take out the open batches at these places that would be asked for in a moment: one call answers for all."""
-        if not places - {None}:
-            return []
-        soon = now + self._timing.poll_min / 2
-        keys = [name for name in self._agenda.until(soon) if isinstance(name, str)]
-        open_ = [batch for batch in map(self._batches.__getitem__, keys) if batch.stage is Stage.OPEN]
-        batches = [batch for batch in open_ if batch.place is not None and batch.place in places]
-        for batch in batches:
-            self._agenda.drop(batch.key)
-        return batches
+        if self._leaving:
+            return commands
+        return commands + self._batches.next_steps(self._rounds.choose(batches, self._batches, now), now)
 
     # --- leaving
 

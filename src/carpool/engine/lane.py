@@ -106,17 +106,17 @@ class LaneState:
     def __init__(
         self, timing: Timing, limits: FileLimits, ledger: Ledger, canary: Canary | None = None, *, shard: int = 0
     ) -> None:
-        self.waiting = Waiting(shard)
-        self.arrivals = Arrivals(timing)
-        self.dormant = Waiting()  # rows of an earlier time that nobody has asked for again
+        self.waiting: Waiting = Waiting(shard)
+        self.arrivals: Arrivals = Arrivals(timing)
+        self.dormant: Waiting = Waiting()  # rows of an earlier time that nobody has asked for again
         self.ledger = ledger
-        self.flushing = False
+        self.flushing: bool = False
         self.packing: tuple[Run, ...] = ()  # a decision that is being recorded
         self.ahead: str | None = None  # a batch that is packed and waits for room
-        self.rich = False  # some rows hold images or files, which weigh more than their bytes
+        self.rich: bool = False  # some rows hold images or files, which weigh more than their bytes
         self.counting = 0  # counts that are under way
         self.batches: set[str] = set()
-        self.packed_at = -math.inf  # the last of them, by this process
+        self.packed_at: float = -math.inf  # the last of them, by this process
         self.answered = self.failed = 0  # requests that have ended
         self._limits = limits
         self._held_until = 0.0
@@ -125,7 +125,7 @@ class LaneState:
         self._suspects: deque[tuple[int, int]] = deque()  # first and last rows of what goes in files of their own
         self._refused_whole = 0  # batches in a row
         self._renewed_at = -math.inf
-        self.trial = Trial(canary)
+        self.trial: Trial = Trial(canary)
         self._barred: Bar | None = None
 
     def add(self, run: Run, now: float, *, rich: bool = False, pack_by: float = math.inf) -> None:

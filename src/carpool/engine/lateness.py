@@ -12,7 +12,7 @@ class Lateness:
     """Hold the tokens of ended batches for the `lag` that refusals have shown."""
 
     def __init__(self) -> None:
-        self.lag = 0.0
+        self.lag: float = 0.0
         self._ended: deque[tuple[float, float]] = deque()  # when, and how many tokens
         self._before: float | None = None  # the lag before longer ones were tried
         self._blamed_at = -math.inf

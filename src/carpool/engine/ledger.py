@@ -42,16 +42,16 @@ class Ledger:
     """Keep the reservations of one queue within its limit; `pause` is the shortest back-off, in seconds."""
 
     def __init__(self, pause: float) -> None:
-        self.scale = Scale()
+        self.scale: Scale = Scale()
         self.line: dict[str, Load] = {}  # batches that wait for room, in their turn
-        self.headroom = HEADROOM
+        self.headroom: float = HEADROOM
         self.thrift = 1  # times as large as usual batches are to be, as creations are scarce
-        self.refusals = 0
+        self.refusals: int = 0
         self._pause = pause
-        self.hearsay = Hearsay()
-        self.others = Others()
+        self.hearsay: Hearsay = Hearsay()
+        self.others: Others = Others()
         self._held: dict[str, _Held] = {}
-        self.load = Load(0, 0)  # what is reserved
+        self.load: Load = Load(0, 0)  # what is reserved
         self._admitted: set[str] = set()
         self._lateness = Lateness()
         self._step = _HEADROOM_STEP

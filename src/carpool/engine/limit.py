@@ -20,9 +20,9 @@ class Hearsay:
     """Take what the user, the provider and the table say; ours is a `part` of it."""
 
     def __init__(self) -> None:
-        self.part = 1.0
-        self.told = Limit(None, "unknown", 0.0)  # by the provider, or the table
-        self.heard_at = 0.0  # when the provider last said what the limit is, or that it is another
+        self.part: float = 1.0
+        self.told: Limit = Limit(None, "unknown", 0.0)  # by the provider, or the table
+        self.heard_at: float = 0.0  # when the provider last said what the limit is, or that it is another
         self._former = self.told
         self._user: int | None = None
 

@@ -7,7 +7,7 @@ class Others:
     """Remember what the journal said when it was last asked for room."""
 
     def __init__(self) -> None:
-        self.tokens = 0  # theirs
+        self.tokens: int = 0  # theirs
         self.asking: set[str] = set()  # batches for which it is being asked
         self._again_at = -math.inf
 

@@ -41,10 +41,10 @@ class Waiting:
         self._shard = shard
         self._runs: deque[Run] = deque()
         self._end: tuple[int, int] | None = None  # where the spool goes on behind the last run, while it may grow
-        self.rows = 0
-        self.size = 0
-        self.inputs = 0
-        self.load = Load(0, 0)
+        self.rows: int = 0
+        self.size: int = 0
+        self.inputs: int = 0
+        self.load: Load = Load(0, 0)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self._runs)

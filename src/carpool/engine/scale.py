@@ -21,9 +21,10 @@ class Scale:
     """
 
     def __init__(self) -> None:
-        self.blind = False  # counting is out of reach
-        self.reported = False  # the provider has said what batches that we counted came to
-        self.most, self.least = 1.0, 0.0  # bounds of `per_token` that admissions and refusals have shown
+        self.blind: bool = False  # counting is out of reach
+        self.reported: bool = False  # the provider has said what batches that we counted came to
+        self.most: float = 1.0  # bounds of `per_token` that admissions and refusals have shown
+        self.least: float = 0.0
         self._ratio: float | None = None  # tokens a byte, by our count
         self._reported: float | None = None  # tokens a byte, by the provider's
         self._proofs = 0
