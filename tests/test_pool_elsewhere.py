@@ -442,16 +442,187 @@ async def test_what_is_just_being_taken_over_is_waited_for(tmp_path: Path) -> No
         assert at.emulator.books().times(body("text")) == 1
 
 
-async def test_calls_that_come_while_others_are_looked_up_are_looked_up_together(tmp_path: Path) -> None:
-    """Else each would wait for all before it: on a slow disk calls of a service would come faster than they go."""
+def slow_to(name: str) -> Callable[..., Awaitable[Any]]:
+    """Take a second for what the journal does by this name."""
 
     async def slowly(func: Callable[..., Any], /, *args: Any) -> Any:
-        if args and getattr(args[0], "__name__", "") == "find":
+        if args and getattr(args[0], "__name__", "") == name:
             await anyio.sleep(1)
         return await run_here(func, *args)
 
+    return slowly
+
+
+@pytest.mark.parametrize("verb", ["write", "find", "intend"])
+@pytest.mark.parametrize("later", [0, 0.5, 1.5, 2.5])
+async def test_a_call_with_a_key_that_two_processes_are_asked_for_at_once_is_sent_once(
+    tmp_path: Path, verb: str, later: float
+) -> None:
+    """As by a client whose connection broke while the first was still recording it."""
     told: list[str] = []
-    async with site(tmp_path) as at, at.open(run_sync=slowly) as w:
+    async with (
+        site(tmp_path, answer=Samples(), pace=SLOW) as at,
+        at.open(run_sync=slow_to(verb)) as one,
+        at.open() as other,
+    ):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, one, told)
+            await anyio.sleep(later)
+            tasks.start_soon(ask, other, told)
+        assert told == ["text #1"] * 2
+        assert at.emulator.books().times(body("text")) == 1
+
+
+async def test_a_process_that_dies_before_it_has_recorded_a_call_leaves_it_to_others(tmp_path: Path) -> None:
+    told: list[str] = []
+    refused = anyio.Event()
+
+    async def never(func: Callable[..., Any], /, *args: Any) -> Any:
+        if args and getattr(args[0], "__name__", "") == "write":
+            refused.set()
+            raise OSError("no room")
+        return await run_here(func, *args)
+
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open() as other:
+        async with anyio.create_task_group() as tasks, at.interrupted(run_sync=never) as one:
+            tasks.start_soon(ask, one, told)
+            await refused.wait()
+        await ask(other, told)
+        assert told == ["PoolClosed", "text #1"]
+
+
+async def test_calls_with_keys_beyond_the_budget_are_left_to_others(tmp_path: Path) -> None:
+    told: list[str] = []
+    prices = {"gpt-5-mini": {"input": 1e6, "output": 0.0}}
+    async with (
+        site(tmp_path, answer=Samples(), pace=SLOW) as at,
+        at.open(budget=0.01, prices=prices) as poor,
+        at.open() as rich,
+    ):
+        await ask(poor, told)
+        await ask(rich, told)
+    assert told == ["BudgetExceeded", "text #1"]
+
+
+async def test_calls_beyond_those_that_were_answered_before_are_sent_once(tmp_path: Path) -> None:
+    """One request of the key is answered; each process is asked for two."""
+    told: list[str] = []
+    async with (
+        site(tmp_path, answer=Samples(), pace=SLOW) as at,
+        at.open(run_sync=slow_to("write")) as one,
+        at.open() as other,
+    ):
+        await ask(other, [])
+        async with anyio.create_task_group() as tasks:
+            for w, count in ((one, 2), (other, 1)):
+                for _ in range(count):
+                    tasks.start_soon(ask, w, told)
+                await anyio.sleep(0.5)
+        assert sorted(told) == ["text #1", "text #2", "text #2"]
+        assert at.emulator.books().times(body("text")) == 2
+
+
+def failing_to(name: str, *, times: int = 1) -> Callable[..., Awaitable[Any]]:
+    """Fail so many times to do what the journal does by this name."""
+    left = times
+
+    async def fails(func: Callable[..., Any], /, *args: Any) -> Any:
+        nonlocal left
+        if left and args and getattr(args[0], "__name__", None) == name:
+            left -= 1
+            raise carpool.JournalError("busy")
+        return await run_here(func, *args)
+
+    return fails
+
+
+async def test_calls_that_cannot_be_declared_are_not_begun_with(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at:
+        async with at.open() as w:
+            await ask(w, [], None)  # from now on calls without keys are looked up too
+        async with at.open(run_sync=failing_to("intend")) as w, anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, w, told, "one")
+            tasks.start_soon(ask, w, told, None)
+        assert told == ["JournalError"] * 2
+        assert at.emulator.books().times(body("text")) == 1  # of the first
+
+
+async def left_just_when_declared(w: World, came: anyio.Event, key: str = "one") -> None:
+    """Let a caller go while its call is declared."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask, w, [], key)
+        await came.wait()
+        tasks.cancel_scope.cancel()
+
+
+def slow_to_declare(came: anyio.Event, fails: str = "") -> Callable[..., Awaitable[Any]]:
+    failing = failing_to(fails)
+
+    async def slowly(func: Callable[..., Any], /, *args: Any) -> Any:
+        given = await failing(func, *args)
+        if args and getattr(args[0], "__name__", "") == "intend":
+            came.set()
+            await anyio.sleep(1)
+        return given
+
+    return slowly
+
+
+@pytest.mark.parametrize("fails", ["", "withdraw"])
+async def test_what_is_declared_and_not_begun_with_is_left_to_others(tmp_path: Path, fails: str) -> None:
+    told: list[str] = []
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open() as other:
+        came = anyio.Event()
+        async with at.open(run_sync=slow_to_declare(came, fails)) as one:
+            await left_just_when_declared(one, came)
+            await ask(other, told)
+    assert told == ["text #1"]
+
+
+async def test_a_second_call_that_goes_leaves_the_first_to_be_recorded(tmp_path: Path) -> None:
+    """As of a client that asks once more, and goes: the first call's request is on its way to the disk."""
+    told: list[str] = []
+    came, slow = anyio.Event(), slow_to("write")
+
+    async def slowly(func: Callable[..., Any], /, *args: Any) -> Any:
+        nonlocal came
+        given = await slow(func, *args)
+        if args and getattr(args[0], "__name__", "") == "intend":
+            came.set()
+            await anyio.sleep(0.1)
+        return given
+
+    async with (
+        site(tmp_path, answer=Samples(), pace=SLOW) as at,
+        at.open(run_sync=slowly) as one,
+        at.open() as other,
+    ):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, one, told)
+            await anyio.sleep(0.2)
+            came = anyio.Event()
+            await left_just_when_declared(one, came)
+            await anyio.sleep(0.3)
+            tasks.start_soon(ask, other, told)
+        assert told == ["text #1"] * 2
+        assert at.emulator.books().times(body("text")) == 1
+
+
+async def test_equal_calls_with_one_key_are_each_sent(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open() as one:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(ask, one, told)
+        assert sorted(told) == ["text #1", "text #2", "text #3"]
+
+
+async def test_calls_that_come_while_others_are_looked_up_are_looked_up_together(tmp_path: Path) -> None:
+    """Else each would wait for all before it: on a slow disk calls of a service would come faster than they go."""
+
+    told: list[str] = []
+    async with site(tmp_path) as at, at.open(run_sync=slow_to("find")) as w:
         start = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             for number in range(100):

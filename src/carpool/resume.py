@@ -6,6 +6,7 @@ given. So equal prompts of one run stay separate samples, and the same program, 
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from itertools import groupby, islice
@@ -106,7 +107,7 @@ class Resumption:
         self._adopt = adopt
         self._wait = wait
         self._reuse = reuse
-        self.looks = False
+        self.looks: bool = False
         self._shard = shard_of(journal.numbered)
         self._taken = NumberSet()  # rows of earlier processes that callers of this one await, or were given
         self._left: set[int] = set()  # rows whose callers went, or never looked
@@ -116,6 +117,9 @@ class Resumption:
         self._number_of = NumberMap()
         self._missing: Collection[int] = ()
         self._looking = anyio.Lock()  # in their order: who comes first has the money
+        self._intended: dict[
+            bytes, bool
+        ] = {}  # calls with keys that no other process begins with now, and whether this did
 
     # --- who awaits which row
 
@@ -220,13 +224,44 @@ class Resumption:
 
     async def look_up(self, calls: Sequence[Deferred]) -> None:
         """Settle calls with answers of an earlier time, let them await what is under way, or accept them anew."""
-        try:
-            async with self._looking:
+        async with self._looking:
+            try:
                 while calls:
-                    calls = await self._resume(calls, *await self._find(calls))
-        except JournalError as exc:
-            for call in calls:
-                self._callers.refuse(call.number, JournalError(*exc.args))
+                    calls = await self._resume(*await self._declared(calls))
+            except JournalError as exc:
+                self._refuse(calls, exc)
+            await self._withdraw()
+
+    def _refuse(self, calls: Iterable[Deferred], error: JournalError) -> None:
+        for call in calls:
+            self._callers.refuse(call.number, JournalError(*error.args))
+
+    async def _declared(
+        self, calls: Sequence[Deferred]
+    ) -> tuple[Sequence[Deferred], dict[bytes, list[Known]], Collection[int]]:
+        """Find requests, once no other process begins with those calls with keys that seem to be new.
+
+        One that another process is beginning with just now waits: it is found soon.
+        """
+        known, elsewhere = await self._find(calls)
+        new = {call.digest for call in calls if call.keyed and call.digest not in self._intended}
+        new = {digest for digest in new if not self._is_there(known.get(digest, ()), elsewhere)}
+        if not new:
+            return calls, known, elsewhere
+        others, before = await self._journal.intend(new)
+        # What this process was about to record before is begun with: it is not for these calls to withdraw.
+        self._intended |= {digest: digest in before for digest in new - others}
+        if others:
+            await self._adopt()  # it may have died
+        for call in calls:
+            if call.digest in others:
+                self._wait(call)
+        calls = [call for call in calls if call.digest not in others]
+        return calls, *await self._find(calls)
+
+    def _is_there(self, requests: Iterable[Known], elsewhere: Collection[int]) -> bool:
+        """Tell whether a request of these is to be taken, or waited for."""
+        return any(self._is_free(request) or request.row in elsewhere for request in requests)
 
     async def _find(self, calls: Sequence[Deferred]) -> tuple[dict[bytes, list[Known]], Collection[int]]:
         """Find requests, and say which of them are under way in other living processes; of the dead, take all over."""
@@ -258,21 +293,39 @@ class Resumption:
         rest = {digest: iter(_best_first(requests, in_hand, far)) for digest, requests in free.items()}
         waiting = [call for call in calls if call.number in self._callers]
         found = [self._choose(rest.get(call.digest, ())) for call in waiting]
+        undeclared: list[Deferred] = []
         for call, chosen in zip(waiting, found, strict=True):  # in their order: who comes first has the money
             if self._must_wait(call, chosen, known, elsewhere, running):
                 self._wait(call)
+            elif chosen is None and call.keyed and call.digest not in self._intended:
+                undeclared.append(call)  # there were requests, and fewer than calls
             elif chosen is None:
-                self._accept(call)
+                self._begin(call)
             elif chosen.place is not None:
                 answered.append((call.number, *chosen))  # type: ignore[arg-type]
             elif chosen.row in running or self._can_afford(call, chosen.row):
                 asked[chosen.row] = call
         missing = self._ask(asked)
-        again = [call for row, call in asked.items() if row in missing]
+        again = undeclared + [call for row, call in asked.items() if row in missing]
         for row in missing:
             self._doubt(row)
         await self._give(answered, in_hand.keys())
         return again
+
+    def _begin(self, call: Deferred) -> None:
+        """Take a call that is none of an earlier time; what it is known again by is recorded before anything else."""
+        self._accept(call)
+        if call.digest in self._intended and call.number in self._callers:
+            self._intended[call.digest] = True
+
+    async def _withdraw(self) -> None:
+        """Let others begin with what was found in the end, or is not begun with; where that fails, next time."""
+        idle = [digest for digest, begun in self._intended.items() if not begun]
+        self._intended = dict.fromkeys(idle, False)
+        if idle:
+            with suppress(JournalError):
+                await self._journal.withdraw(idle)
+                self._intended.clear()
 
     def _must_wait(
         self,

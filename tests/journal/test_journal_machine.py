@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -370,7 +371,7 @@ def without(run: Run, rows: set[int]) -> list[Run]:
 
 
 JournalMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("CARPOOL_MACHINES", "25")),
     stateful_step_count=30,
     deadline=None,
     report_multiple_bugs=False,

@@ -117,6 +117,7 @@ async def test_nothing_grows_with_the_history_but_what_requests_are_known_by(fol
         "submission_key": 0,
         "claim": 0,
         "turnover": 0,
+        "intent": 0,
         "stance": 0,
     }
     await journal.aclose()

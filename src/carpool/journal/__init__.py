@@ -85,6 +85,13 @@ class Keyed(NamedTuple):
     digest: bytes
 
 
+class Intents(NamedTuple):
+    """Say which calls other processes are about to record, and which of the rest this one was before."""
+
+    others: frozenset[bytes]
+    known: frozenset[bytes]
+
+
 class Ending(NamedTuple):
     """Say how a submission that is not acked ended: its answer is at `place`, or the packed `error` says why not."""
 
@@ -176,6 +183,17 @@ class Journal(Protocol):
 
         The others are this process's, until it dies: it records what is submitted under them, or that nothing is.
         """
+        ...
+
+    async def intend(self, digests: Collection[bytes]) -> Intents:
+        """Declare calls with keys that are about to be recorded, but for those that other processes are about to.
+
+        They are this process's, until it dies, records them, or withdraws: to be looked for again after this.
+        """
+        ...
+
+    async def withdraw(self, digests: Collection[bytes]) -> None:
+        """Leave to others what was declared, and is not going to be recorded."""
         ...
 
     async def endings(self, rows: Collection[int]) -> dict[int, Ending]:

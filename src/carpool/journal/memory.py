@@ -34,7 +34,7 @@ from ..engine.events import (
 from ..engine.packing import stretches
 from ..models import Queue
 from ..naming import number_of, shard_of, span_of
-from . import DIGEST, Ending, Keyed, Known, Place, Stamped, Summary
+from . import DIGEST, Ending, Intents, Keyed, Known, Place, Stamped, Summary
 from .claims import Claims
 from .submissions import Submissions
 
@@ -59,10 +59,11 @@ class Folder:
         self.done: list[float] = []  # when batches were packed that are over
         self.outcomes: list[tuple[float, Settled]] = []
         self.learned: dict[Queue, tuple[float, Learned]] = {}
-        self.submissions = Submissions()
-        self.claims = Claims(self.holders)
+        self.submissions: Submissions = Submissions()
+        self.claims: Claims = Claims(self.holders)
         self.stances: dict[int, tuple[int, bool]] = {}  # by row, and which process says whether something comes of it
         self.word: dict[str, float] = {}  # that batches have ended
+        self.intents: dict[bytes, int] = {}  # calls that shards are about to record, by digests
 
 
 class Memory:
@@ -72,9 +73,9 @@ class Memory:
         self._folder = folder
         folder.shards += 1
         self.place = "memory"
-        self.pool = folder.pool
+        self.pool: str = folder.pool
         self.key_mark = folder.key_mark
-        self.numbered = span_of(folder.shards)[0]
+        self.numbered: int = span_of(folder.shards)[0]
         self._own = folder.holders[folder.shards] = folder.shards
         self._taken = {folder.shards}
         self._told = {folder.shards}  # of what was taken
@@ -121,6 +122,8 @@ class Memory:
         for position, row in enumerate(run.rows):
             digest = digests[position * DIGEST : (position + 1) * DIGEST]
             self._folder.requests.setdefault(digest, []).append(row)
+            if self._folder.intents.get(digest) == self._own:
+                del self._folder.intents[digest]
 
     def _note(self, fact: Uploaded | Created, at: float) -> None:
         batch = self._folder.batches.get(number_of(fact.key))
@@ -189,6 +192,7 @@ class Memory:
         if outstanding := self._folder.submissions.outstanding(untold, dict(self._places())):
             yield [(time.time(), outstanding)]
         self._folder.submissions.drop_claims(untold)
+        self._forget_intents(untold)
         self._told |= untold
 
     def _of_the_living(self, now: float) -> list[Stamped]:
@@ -257,6 +261,25 @@ class Memory:
         """Claim keys for submissions; gives those under which something was submitted before."""
         return self._folder.submissions.claim(asked, shard_of(self.numbered), self._told)
 
+    async def intend(self, digests: Collection[bytes]) -> Intents:
+        """Declare calls with keys that are about to be recorded, but for those that other processes are about to."""
+        intents = self._folder.intents
+        known = frozenset(intents.keys() & digests)
+        others = frozenset(digest for digest in known if intents[digest] not in self._told)
+        intents |= dict.fromkeys(set(digests) - others, self._own)
+        return Intents(others, known - others)
+
+    async def withdraw(self, digests: Collection[bytes]) -> None:
+        """Leave to others what was declared, and is not going to be recorded."""
+        intents = self._folder.intents
+        for digest in digests:
+            if intents.get(digest) == self._own:
+                del intents[digest]
+
+    def _forget_intents(self, shards: Collection[int]) -> None:
+        intents = self._folder.intents
+        self._folder.intents = {digest: shard for digest, shard in intents.items() if shard not in shards}
+
     async def endings(self, rows: Collection[int]) -> dict[int, Ending]:
         """Say how submissions ended; of those that are acked, or have not ended, nothing."""
         return self._folder.submissions.endings(rows, dict(self._places()))
@@ -299,6 +322,7 @@ class Memory:
         numbers = [*self._folder.batches, *self._folder.left, *(fact.run.segment for _, fact in self._folder.accepted)]
         submissions = self._folder.submissions
         submissions.drop_claims(self._told)
+        self._forget_intents(self._taken)
         self._folder.unfinished -= self._taken - set(map(shard_of, numbers)) - submissions.shards()
         self.die()
 

@@ -12,7 +12,7 @@ from ...engine.events import Claimed
 from ...errors import JournalError
 from ...naming import shard_of, span_of
 from ...ports import RunSync
-from .. import Ending, Keyed, Known, Stamped, Summary
+from .. import Ending, Intents, Keyed, Known, Stamped, Summary
 from .store import Store
 
 __all__ = ["Sqlite"]
@@ -30,10 +30,10 @@ class Sqlite:
         self._turn = anyio.Lock()
         self._alone = threading.Lock()  # asyncio may cancel what waits for a thread, which runs on
         self._held = {store.shard}
-        self.place = str(store.folder)
-        self.pool = store.pool
+        self.place: str = str(store.folder)
+        self.pool: str = store.pool
         self.key_mark = store.key_mark
-        self.numbered = span_of(store.shard)[0]
+        self.numbered: int = span_of(store.shard)[0]
 
     @classmethod
     async def open(cls, folder: Path, account: str, retention: float, run_sync: RunSync) -> Self:
@@ -92,6 +92,15 @@ class Sqlite:
         """Claim keys for submissions; gives those under which something was submitted before."""
         taken: dict[str, Keyed] = await self._do(self._store.claim_keys, asked)
         return taken
+
+    async def intend(self, digests: Collection[bytes]) -> Intents:
+        """Declare calls with keys that are about to be recorded, but for those that other processes are about to."""
+        intents: Intents = await self._do(self._store.intend, digests)
+        return intents
+
+    async def withdraw(self, digests: Collection[bytes]) -> None:
+        """Leave to others what was declared, and is not going to be recorded."""
+        await self._do(self._store.intents.withdraw, digests)
 
     async def endings(self, rows: Collection[int]) -> dict[int, Ending]:
         """Say how submissions ended; of those that are acked, or have not ended, nothing."""

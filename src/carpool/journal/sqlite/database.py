@@ -16,6 +16,7 @@ APPLICATION = 0x63617270  # what SQLite's header says that the file is of
 MIGRATIONS = (
     "schema.sql",
     "services.sql",
+    "intents.sql",
 )  # each brings the database from the version that is its position to the next
 BUSY = 30.0  # seconds to wait for other processes: their transactions take milliseconds
 

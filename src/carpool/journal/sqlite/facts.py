@@ -30,6 +30,7 @@ from ...naming import number_of
 from .. import Stamped
 from .claims import Claims
 from .database import Database
+from .intents import Intents
 from .outcomes import Outcomes
 from .packed import pack_lane, pack_leftovers, pack_runs, pack_status
 from .requests import Requests
@@ -48,10 +49,12 @@ class Facts:
         submissions: Submissions,
         claims: Claims,
         stances: Stances,
+        intents: Intents,
     ) -> None:
         self._db = db
         self._claims = claims
         self._stances = stances
+        self._intents = intents
         self._requests = requests
         self._outcomes = outcomes
         self._on: dict[type[Event], Callable[[Any, float], None]] = {
@@ -91,6 +94,7 @@ class Facts:
             pack_runs((fact.run,)),
         )
         self._requests.add(fact.run.rows, fact.digests)
+        self._intents.recorded(fact.digests)
 
     def _packed(self, fact: Packed, at: float) -> None:
         self._db.execute(

@@ -37,7 +37,7 @@ class Kept:
         self._since = since
         self.lanes: dict[str, Lane] = {}
         self._chunks: list[tuple[int, int]] = []
-        self.answers = 0  # how many
+        self.answers: int = 0  # how many
         look(folder, self._begin)
 
     def _begin(self, reader: Reader) -> None:

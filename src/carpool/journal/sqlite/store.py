@@ -9,10 +9,12 @@ from secrets import token_hex
 from ...errors import JournalError
 from ...naming import segment_name, shard_of_file, span_of
 from .. import Ending, Keyed, Known, Stamped, Summary
+from .. import Intents as Declared
 from .claims import Claims
 from .database import Database
 from .facts import Facts
 from .folder import Lock, living, lock_path, prepare, untouched
+from .intents import Intents
 from .outcomes import Outcomes
 from .requests import Requests
 from .stances import Stances
@@ -31,22 +33,27 @@ class Store:
 
     def __init__(self, folder: Path, account: str, retention: float) -> None:
         self.folder = folder
-        self.shard = 0
+        self.pool: str
+        self.key_mark: str | None
+        self.shard: int = 0
         self._lock: Lock | None = None
         self._db = Database(prepare(folder), self._alive)
         self._requests = Requests(self._db)
         self._outcomes = Outcomes(self._db)
-        self.claims = Claims(self._db)
-        self.woken = Woken(self._db)
+        self.claims: Claims = Claims(self._db)
+        self.woken: Woken = Woken(self._db)
         self._submissions = Submissions(self._db, self._outcomes)
         self._stances = Stances(self._db)
-        self._facts = Facts(self._db, self._requests, self._outcomes, self._submissions, self.claims, self._stances)
+        self.intents: Intents = Intents(self._db)
+        self._facts = Facts(
+            self._db, self._requests, self._outcomes, self._submissions, self.claims, self._stances, self.intents
+        )
         try:
             with self._db.transaction():
                 self._db.migrate()
                 self.pool, self.key_mark = self._check(account)
                 self.shard = self._stances.shard = self._join()
-            self.told = {self.shard}  # shards whose unfinished work goes on here
+            self.told: set[int] = {self.shard}  # shards whose unfinished work goes on here
             self._retention = retention
             for _ in self._drop_old(time.time()):
                 pass
@@ -115,6 +122,10 @@ class Store:
         """Claim keys for submissions; gives those that are taken."""
         return self._submissions.claim(asked, self.shard, self.told)
 
+    def intend(self, digests: Collection[bytes]) -> Declared:
+        """Declare calls that are about to be recorded, but for those that other processes are about to."""
+        return self.intents.declare(digests, self.shard, self.told, time.time())
+
     def endings(self, rows: Collection[int]) -> dict[int, Ending]:
         """Say how submissions ended."""
         with self._db.mapped():
@@ -161,6 +172,7 @@ class Store:
                 with self._db.transaction():
                     self._drop_settled(unfinished.settled_segments)
                     self._submissions.drop_claims(untold)
+                    self.intents.forget(untold)
                     self._drop_finished(untold)
                 self.told.update(untold)
             if untold or opening is not None:
@@ -268,6 +280,7 @@ class Store:
         try:
             with self._db.transaction():
                 self._submissions.drop_claims(self.told)
+                self.intents.forget(self.told.union(self._held()))
                 self._stances.forget(self.shard)
                 self._drop_finished(self._held())
                 if not self._held():
