@@ -10,6 +10,7 @@ from .errors import ConfigurationError
 Key: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 _BASE_URL = "https://api.openai.com/v1"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 NAMES = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 
 
@@ -101,6 +102,12 @@ def _checked_url(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+def is_in_clear(base_url: str) -> bool:
+    """Tell whether what is sent there can be read on the way: it leaves this machine, and is not encrypted."""
+    parts = urlsplit(base_url)
+    return parts.scheme == "http" and parts.hostname not in LOOPBACK
 
 
 def _unusable() -> ConfigurationError:

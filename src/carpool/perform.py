@@ -33,9 +33,10 @@ from .wire import Wire
 T = TypeVar("T")
 Chore: TypeAlias = Cancel | Delete | Discard
 
-log = logging.getLogger("carpool.perform")
+log: logging.Logger = logging.getLogger("carpool.perform")
 
 _CHORE = 60.0  # seconds
+_LINE = 2**28  # bytes: a longer line is no row, and is not waited for
 _SLICE = 500  # rows parsed and settled at once: some milliseconds of the event loop
 
 
@@ -226,6 +227,8 @@ class Performer:
         async def receive(chunk: bytes) -> None:
             await self._save(file, chunk)
             await self._answer(file, file.lines.feed(chunk), bill)
+            if file.lines.held > _LINE:
+                raise CallFailed(Failure("lost", f"a file with a line of more than {_LINE:,} bytes"))
 
         reply = await self._wire.send(call, receive)
         if not 200 <= reply.status < 300:

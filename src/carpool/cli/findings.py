@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 from urllib.parse import urlsplit
 
+from ..account import LOOPBACK, is_in_clear
 from ..config import Mode
 from ..limits import TIERS, Tier, table_limit
 from ..models import Failure
@@ -16,7 +17,6 @@ Level: TypeAlias = Literal["ok", "warning", "problem"]
 
 _AHEAD = 60.0  # seconds by which clocks differ that nobody looks after
 _LOST = 3_600.0  # and by which what was created is not found again (`_SKEW` of the provider)
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAKER = "api.openai.com"
 
 
@@ -62,9 +62,9 @@ def of_url(base_url: str, names: Mapping[str, str]) -> Finding:
     parts = urlsplit(base_url)
     whose = "".join(f", {name} {plain(value)}" for name, value in sorted(names.items()))
     goes = f"Calls go to {base_url}{whose}."
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+    if is_in_clear(base_url):
         return Finding("warning", "base URL", f"{goes} The key travels unencrypted.", "Use https.")
-    if parts.hostname not in _LOOPBACK and not (parts.hostname or "").endswith(_MAKER):
+    if parts.hostname not in LOOPBACK and not (parts.hostname or "").endswith(_MAKER):
         return Finding("ok", "base URL", f"{goes} That is not OpenAI's own.")
     return Finding("ok", "base URL", goes)
 

@@ -116,15 +116,20 @@ def _parse_oddity(line: bytes, offset: int) -> Row:
     if not code and not 200 <= status < 300:
         code, message = _described(body) if reply else ("no_response", "The row holds neither a response nor an error.")
     return Row(
-        custom_id if isinstance(custom_id, str) else "",
+        _whole_pairs(custom_id) if isinstance(custom_id, str) else "",
         status,
-        request_id if isinstance(request_id, str) else "",
+        _whole_pairs(request_id) if isinstance(request_id, str) else "",
         _within(body) if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode(),
-        code,
-        message,
+        _whole_pairs(code),
+        _whole_pairs(message),
         offset,
         len(line),
     )
+
+
+def _whole_pairs(text: str) -> str:
+    """Put a question mark for each half of a surrogate pair: such a text could be neither printed nor kept."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _within(body: str) -> bytes:
@@ -185,15 +190,18 @@ class Lines:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []  # of a line that is not complete
+        self.held: int = 0  # bytes in them
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Give the lines that are complete with this chunk."""
         first, *rest = chunk.split(b"\n")
         self._parts.append(first)
         if not rest:
+            self.held += len(first)
             return []
         lines = [b"".join(self._parts), *rest]
         self._parts = [lines.pop()]
+        self.held = len(self._parts[0])
         return lines
 
     def close(self) -> list[bytes]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -48,6 +47,7 @@ ENDPOINTS = (
 _METADATA = 512  # characters of one value
 _FRAME = 256  # bytes that an input line has around its body, at most
 _PAGE = 100  # batches or files on a page of a listing, the most that may be asked for
+_PAGES = 10_000  # of a listing: more has no account, and who goes on for ever does not say what is there
 _SKEW = 3_600.0  # seconds by which the server's clock may differ from ours
 _LIVE = 600.0  # seconds that a live answer may take, as with the official SDK
 _FLEX = 900.0  # and in the flex tier (contracts A8)
@@ -70,16 +70,20 @@ class _PeekInput(_Peek, gc=False):
     input: Any = None
 
 
-quote_id = partial(quote, safe="")  # ids are the server's words, and no paths
 _peek = msgspec.json.Decoder(_Peek)
 _peek_input = msgspec.json.Decoder(_PeekInput)
+
+
+def quote_id(id_: str) -> str:
+    """Quote an id: ids are the server's words, and no paths, though one be ".."."""
+    return quote(id_, safe="") if id_.strip(".") else "%2E" * len(id_)
 
 
 class OpenAI:
     """Speak OpenAI's Batch API; unless `keep_files`, files expire, should nobody be here to delete them."""
 
     # 190 MB, since nobody says whether the documented 200 MB are decimal (contracts A3).
-    limits = FileLimits(requests=50_000, bytes=190_000_000, inputs=50_000, creations_per_hour=2_000)
+    limits: FileLimits = FileLimits(requests=50_000, bytes=190_000_000, inputs=50_000, creations_per_hour=2_000)
 
     def __init__(self, *, keep_files: bool = False) -> None:
         self._keep_files = keep_files
@@ -317,6 +321,8 @@ def search(
             return True
         if content or after in cursors or len(cursors) + 1 >= pages:
             return False
+        if len(cursors) >= _PAGES:
+            raise CallFailed(Failure("lost", "The listing has no end."))
         cursors.add(after)
         call = structs.replace(call, query={**call.query, "after": after})
 

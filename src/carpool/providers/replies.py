@@ -25,6 +25,8 @@ _LIMIT = re.compile(
 _REFUSED = re.compile(r"limit reached for (\S+) in\b|\bfor the deployment '([^']+)'", re.IGNORECASE)
 _TIMES = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000}
 _FAR = 1e11  # seconds since the epoch, some 3,000 years: a larger number is no stamp
+_MOST = 2**53  # a larger number is no count, and no limit: sums of such ones are beyond what a database takes
+_TOKENS_MOST = 10**10  # tokens, that one answer may say it was billed
 # What comes of bytes that are no JSON, no UTF-8, or nested too deep.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _UNCERTAIN = frozenset({0, 408, 409})  # besides 5xx: the call may have done its work
@@ -133,7 +135,8 @@ def stated_limit(message: str) -> int | None:
     if found is None:
         return None
     number, unit = found.groups("")
-    return round(float(number.replace(",", "").replace("_", "")) * _TIMES[unit.upper()])
+    limit = float(number.replace(",", "").replace("_", "")) * _TIMES[unit.upper()]
+    return round(limit) if limit <= _MOST else None
 
 
 def _described(body: bytes) -> tuple[str | None, str]:
@@ -276,7 +279,7 @@ def _answered(counts: dict[str, Any]) -> int | None:
 
 
 def _is_whole(value: Any) -> TypeGuard[int]:
-    return type(value) is int  # True is an int to isinstance
+    return type(value) is int and -_MOST <= value <= _MOST  # True is an int to isinstance
 
 
 def _problems(errors: list[Any]) -> Iterable[BatchProblem]:
@@ -317,9 +320,13 @@ def _tokens(said: _Tokens) -> tuple[int, int, int]:
     read = said.prompt_tokens or said.input_tokens or 0
     written = said.completion_tokens or said.output_tokens or 0
     cached = (details.cached_tokens if details else 0) or 0
-    if min(read, written, cached) < 0:
-        return max(0, read), max(0, written), max(0, cached)
+    if min(read, written, cached) < 0 or max(read, written, cached) > _TOKENS_MOST:
+        return _within(read), _within(written), _within(cached)
     return read, written, cached
+
+
+def _within(tokens: int) -> int:
+    return min(max(0, tokens), _TOKENS_MOST)
 
 
 def _last_usage(body: bytes) -> _Tokens | None:

@@ -3,7 +3,7 @@
     with Emulator() as emulator:
         client = OpenAI(base_url=emulator.url, api_key="any")
 
-It needs `pip install carpool[emulator]`. It imports nothing else of carpool and follows the provider's contract to
+It needs the extra `emulator`. It imports nothing else of carpool and follows the provider's contract to
 the letter, so that it is an independent check on the client.
 """
 

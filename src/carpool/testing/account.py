@@ -119,7 +119,7 @@ class Account:
     ) -> None:
         self.files: dict[str, File] = {}
         self.batches: dict[str, Batch] = {}
-        self.ledger = ledger or Ledger(organization=organization)
+        self.ledger: Ledger = ledger or Ledger(organization=organization)
         self._window = window
         self._organization = organization
         self._seed = seed

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import msgspec
 
-from .refusals import Refused
+from .refusals import Refused, bad_type, out_of_range
 from .validation import Count
 
 Body = dict[str, Any]
@@ -29,6 +29,7 @@ Answering = Callable[[str, Body], Reply | Awaitable[Reply]]
 Whole = tuple[int, bytes, Mapping[str, str]]
 
 _encode = msgspec.json.Encoder().encode
+_NUMBERS = 20_000_000  # in all vectors of an answer
 
 
 def whole(reply: Reply) -> Whole:
@@ -127,7 +128,7 @@ def _embedding(body: Body, prompt_tokens: int | None) -> bytes:
     given = body.get("input")
     whole_list = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
     inputs = given if whole_list and isinstance(given, list) else [given]
-    size = body.get("dimensions") or 8
+    size = _count_of(body, "dimensions", 8, _NUMBERS // len(inputs))
     packed = body.get("encoding_format") == "base64"
     vectors = [
         {"object": "embedding", "index": index, "embedding": _vector(one, size, packed)}
@@ -198,7 +199,17 @@ def _image(body: Body, prompt_tokens: int | None) -> bytes:
         "output_tokens": 0,
         "total_tokens": tokens,
     }
-    return _encode({"created": 0, "data": [picture] * (body.get("n") or 1), "usage": usage})
+    return _encode({"created": 0, "data": [picture] * _count_of(body, "n", 1, 10), "usage": usage})
+
+
+def _count_of(body: Body, name: str, default: int, most: int) -> int:
+    """Read how many are asked for; raises Refused for what nobody may ask for."""
+    value = body.get(name) or default
+    if type(value) is not int:
+        raise bad_type(name, "an integer", value)
+    if not 1 <= value <= most:
+        raise out_of_range(name, value, 1, most)
+    return value
 
 
 _ECHOES: dict[str, Callable[[Body, int | None], bytes]] = {

@@ -59,7 +59,7 @@ class Ledger:
         organization: str = "org-emulated",
         message: RoomMessage | None = None,
     ) -> None:
-        self.limits = [LimitLine(-math.inf, model, tokens) for model, tokens in (limits or {}).items()]
+        self.limits: list[LimitLine] = [LimitLine(-math.inf, model, tokens) for model, tokens in (limits or {}).items()]
         self._others = others
         self._release_after = release_after
         self._organization = organization

@@ -10,6 +10,7 @@ from .refusals import Refused
 from .store import Content
 
 FIELD_BYTES = 65_536
+BESIDE_BYTES = 1_000_000  # fields, headers and what else is around the file
 
 
 @dataclass
@@ -30,9 +31,12 @@ async def read_form(content_type: str, stream: AsyncIterable[bytes], content: Co
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Refused(400, "The request must be multipart/form-data with a boundary.")
     parts = Parts(Form(content), most)
-    parser = parts.parser(options[b"boundary"])
     refused: Refused | None = None
-    drained = 0
+    received = drained = 0
+    try:
+        parser = parts.parser(options[b"boundary"])
+    except FormParserError:
+        raise Refused(400, "The boundary of the form is too long.") from None
     async for chunk in stream:
         if refused is not None:
             # A reply to a client that still sends would be lost in the reset that follows it: so read on, for a while.
@@ -40,8 +44,11 @@ async def read_form(content_type: str, stream: AsyncIterable[bytes], content: Co
             if drained > most:
                 break
             continue
+        received += len(chunk)
         try:
             parser.write(chunk)
+            if received - content.size > BESIDE_BYTES:
+                raise Refused(413, "The form holds too much beside its file.")
         except Refused as exc:
             refused = exc
         except FormParserError:
@@ -93,6 +100,7 @@ class Parts:
 
     def _on_headers(self) -> None:
         _, options = parse_options_header(self._disposition)
+        self._disposition = b""
         self._name = options.get(b"name", b"").decode(errors="replace")
         self._is_file = b"filename" in options and self._name == "file"
         if self._is_file:

@@ -32,7 +32,9 @@ class Described(Protocol):
     id: str
     created_at: float
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """Give what the server says of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def _check_form(form: Form) -> tuple[str, int | None]:
     anchor, seconds = form.fields.get("expires_after[anchor]"), form.fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return purpose, None
-    given: object = int(seconds) if seconds is not None and seconds.isdecimal() else seconds
+    given: object = int(seconds) if seconds is not None and seconds.isdecimal() and len(seconds) < 20 else seconds
     expires = {"anchor": anchor, "seconds": given}
     check_expiry("expires_after", expires)
     return purpose, int(seconds or 0)

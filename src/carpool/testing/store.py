@@ -56,7 +56,7 @@ class Content:
         self._memory = bytearray()
         self._path: str | None = None
         self._file: BinaryIO | None = None
-        self.size = 0
+        self.size: int = 0
 
     def write(self, chunk: bytes) -> None:
         """Append bytes."""

@@ -65,9 +65,9 @@ class Validation:
         self.endpoint = endpoint
         self.errors: list[Found] = []
         self.model: str | None = None
-        self.tokens = 0
-        self.starts = array("Q")
-        self.sizes = array("Q")
+        self.tokens: int = 0
+        self.starts: array[int] = array("Q")
+        self.sizes: array[int] = array("Q")
         self._models = models
         self._count = count
         self._most = most

@@ -14,7 +14,7 @@ import msgspec
 from .account import Batch
 from .books import DeliveryLine
 
-log = logging.getLogger("carpool.testing")
+log: logging.Logger = logging.getLogger("carpool.testing")
 
 PREFIX = "whsec_"
 PATIENCE = 10.0  # seconds in which a delivery is to be answered

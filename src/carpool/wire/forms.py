@@ -23,7 +23,7 @@ class Form(httpx2.AsyncByteStream):
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self._upload = upload
         self._read = read
-        self.headers = {
+        self.headers: dict[str, str] = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
             "Content-Length": str(len(self._head) + upload.size + len(self._tail)),
         }

@@ -8,7 +8,7 @@ import anyio
 from ..account import Key
 from ..models import CallFailed, Failure
 
-log = logging.getLogger("carpool.wire")
+log: logging.Logger = logging.getLogger("carpool.wire")
 
 _PATIENCE = 60.0  # seconds for which a callable is asked for a key that is taken
 _PAUSE, _PAUSE_MAX = 1.0, 8.0  # seconds: the first, and the longest between two tries
@@ -20,7 +20,7 @@ class Keys:
     def __init__(self, key: Key) -> None:
         self._key = key
         self._told = False
-        self.may_change = callable(key)
+        self.may_change: bool = callable(key)
 
     async def ask(self) -> str:
         """Give the key of this moment; `CallFailed` when there is none that can be used."""

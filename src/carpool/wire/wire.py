@@ -4,6 +4,8 @@ What is safe to repeat is repeated here, with full-jitter back-off; what is not 
 for the engine to judge. The key is known to this room alone and appears in nothing that leaves it.
 """
 
+import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -13,12 +15,14 @@ from typing import TypeAlias
 import anyio
 import httpx2
 
-from ..account import Account
+from ..account import Account, is_in_clear
 from ..models import Call, Reply
 from .environment import check_proxies, environment_mapped
 from .forms import Form, Read
 from .keys import Asking, Keys
 from .pauses import asked_pause, asked_rest
+
+log: logging.Logger = logging.getLogger("carpool.wire")
 
 Receive: TypeAlias = Callable[[bytes], Awaitable[None]]
 
@@ -33,6 +37,9 @@ _ASKED_MAX = 600.0  # seconds: a longer `Retry-After` is obeyed so far, and then
 _REDIRECTS = 5
 # A file may take minutes to upload, but not minutes between two of its bytes.
 _TIMEOUT = httpx2.Timeout(60.0, connect=20.0, read=120.0, pool=None)
+# Nor may a reply drip for ever: so long it may take from its first byte on, and each `CHUNK` that is handed on.
+_WHOLE = 900.0  # seconds
+_BODY = 2**28  # bytes of a body that is held in memory: an answer has some millions, and a page of a listing too
 _LIMITS = httpx2.Limits(max_connections=40, max_keepalive_connections=10)
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 
@@ -58,10 +65,12 @@ class Wire:
         hear: Callable[[Mapping[str, str]], None] = lambda headers: None,
     ) -> None:
         self._keys = Keys(account.key)
-        self.key_may_change = self._keys.may_change
+        self.key_may_change: bool = self._keys.may_change
         self._read = read
         self._final = final
         self._hear = hear
+        if transport is None and is_in_clear(account.base_url):
+            log.warning("%s is no https: the API key and all requests can be read on the way there", account.base_url)
         with environment_mapped():
             if trust_env and transport is None:
                 check_proxies()
@@ -107,20 +116,25 @@ class Wire:
     async def _try(self, exchange: "_Exchange", asking: Asking) -> None:
         exchange.key = await asking.key()
         try:
-            async with self._open(exchange.call, exchange.key) as response:
-                self._hear(response.headers)
-                if response.is_success:
-                    self._keys.taken()
-                await exchange.take(response)
+            with exchange.within:
+                async with self._open(exchange) as response:
+                    self._hear(response.headers)
+                    if response.is_success:
+                        self._keys.taken()
+                    await exchange.take(response)
+            if exchange.within.cancelled_caught and exchange.reply.status == 0:
+                exchange.fail(TimeoutError("the reply came too slowly"), sent=True)
         except _NOT_SENT as exc:
             exchange.fail(exc, sent=False)
         except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             exchange.fail(exc, sent=True)
 
     @asynccontextmanager
-    async def _open(self, call: Call, key: str) -> AsyncIterator[httpx2.Response]:
+    async def _open(self, exchange: "_Exchange") -> AsyncIterator[httpx2.Response]:
         """Send a call and follow redirects of reads, never to another host: that would be a stranger with our files."""
-        request = self._request(call, key)
+        call = exchange.call
+        request = self._request(call, exchange.key)
+        request.extensions["trace"] = exchange.trace
         response = await self._client.send(request, stream=True)
         try:
             for _ in range(_REDIRECTS):
@@ -159,6 +173,7 @@ class _Exchange:
         self.call = call
         self.key = ""
         self.reply = Reply(0, b"")
+        self.within = anyio.CancelScope()
         self._receive = receive
         self._received = False
         self._sent = True
@@ -177,15 +192,29 @@ class _Exchange:
             return min(self._asked, _ASKED_MAX)
         return random.uniform(0, min(_PAUSE_MAX, _PAUSE * 2**attempt))  # noqa: S311 - spreads load, keeps no secret
 
+    async def trace(self, name: str, _told: Mapping[str, object]) -> None:
+        """Measure the time from when the reply is awaited: a connection or an upload may take as long as it does.
+
+        Through a proxy the reply to its CONNECT comes before the call is sent.
+        """
+        if name.endswith("receive_response_headers.started"):
+            self._extend(self.call.patience or 0.0)
+        elif name.endswith("send_request_headers.started"):
+            self.within.deadline = math.inf
+
+    def _extend(self, patience: float = 0.0) -> None:
+        self.within.deadline = anyio.current_time() + patience + _WHOLE
+
     async def take(self, response: httpx2.Response) -> None:
         """Read a response."""
+        self._extend()
         body = b""
         if self._receive is not None and response.is_success:
             await self._pass_on(response, self._receive)
         elif response.has_redirect_location:
             body = b"a redirect, which is followed for reads on the same host only"
         else:
-            body = await response.aread()
+            body = await _whole(response)
         if not response.is_success:
             # Some servers quote the key they refuse, and refusals are quoted in errors and logs.
             body = body.replace(self.key.encode(), b"***")
@@ -217,11 +246,30 @@ class _Exchange:
         # A loop that is left by cancellation would leave the response's generators half run.
         with anyio.CancelScope(shield=True):
             await receive(chunk)
+        self._extend()
 
     def fail(self, exc: Exception, *, sent: bool) -> None:
         """Note that no reply came, or none to its end; the message names no header, so no key."""
-        self.reply = Reply(0, f"{type(exc).__name__}: {exc}".encode())
+        self.reply = Reply(0, f"{type(exc).__name__}: {_words(exc)}".encode())
         self._sent = sent
+
+
+def _words(exc: BaseException | None) -> str:
+    """Give the words of an exception, or of the cause that has some: on trio a bad certificate is told there alone."""
+    while exc is not None and not str(exc):
+        exc = exc.__cause__ or exc.__context__
+    return str(exc or "")
+
+
+async def _whole(response: httpx2.Response) -> bytes:
+    """Read a body into memory; one that does not end is no reply."""
+    body = bytearray()
+    async with aclosing(response.aiter_bytes()) as chunks:
+        async for part in chunks:
+            body += part
+            if len(body) > _BODY:
+                raise httpx2.RemoteProtocolError(f"the body is larger than {_BODY:,} bytes")
+    return bytes(body)
 
 
 def _same_host(one: httpx2.URL, other: httpx2.URL) -> bool:
