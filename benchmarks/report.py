@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,7 +13,9 @@ from typing import Any
 
 from .records import Judged
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = ("src", "benchmarks", "pyproject.toml", ":(exclude)benchmarks/results", ":(exclude)*.md")
 PACKAGES = ("carpool", "anyio", "httpx2", "msgspec", "openai", "starlette", "tiktoken", "uvicorn", "uvloop")
 HEAD = """# Results
 
@@ -22,13 +25,30 @@ and the hour: what carries over are ratios. What each benchmark measures, and ho
 
 
 def about() -> dict[str, Any]:
-    """Tell of the machine and of the versions; no name of it, and no path."""
+    """Tell of the machine, the versions and the commit, where there is a checkout; no name of it, and no path."""
     machine = {"cores": os.cpu_count(), "system": platform.system(), "processor": platform.machine()}
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": {**machine, "python": f"{platform.python_implementation()} {platform.python_version()}"},
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        **({"commit": found} if (found := commit()) else {}),
     }
+
+
+def commit(root: Path = ROOT) -> str | None:
+    """Name the commit of a checkout, and say when what is measured is not as committed; None where there is none."""
+    if not (root / ".git").exists():  # a folder within another's checkout is none
+        return None
+    name = _git(root, "rev-parse", "--short", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--", *MEASURED)
+    return f"{name}, dirty" if name and changes else name
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout that it does not trust
+        return None
 
 
 def _version(name: str) -> str | None:
@@ -67,6 +87,7 @@ def page(folder: Path, names: Iterable[str]) -> str:
 def _part(kept: Mapping[str, Any]) -> str:
     machine = kept["machine"]
     line = f"{kept['date']}, {machine['cores']} cores, {machine['system']}, {machine['python']}"
+    line += f", commit {kept['commit']}" if "commit" in kept else ""
     lines = [f"## {kept['name']}", "", kept["summary"], "", *kept["table"], ""]
     lines += [line + ("; the quick form, which shows little" if kept["quick"] else "") + ".", ""]
     for record in kept["records"]:

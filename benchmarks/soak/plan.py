@@ -86,15 +86,22 @@ class Plan:
 
     @property
     def timing(self) -> carpool.Timing:
-        """Give the timing of the pools: a day's, shortened."""
+        """Give the timing of the pools: a day's, shortened, but for the lingering.
+
+        An hour's creations are no more than they always are: two processes keep to them with a batch in four seconds
+        each, from the beginning to the end.
+        """
         turn = self.running / 4
-        return carpool.Timing(linger=turn / 2, max_linger=turn, poll_min=turn / 4, poll_max=turn, lookup=2.0)
+        return carpool.Timing(linger=turn, max_linger=2 * turn, poll_min=turn / 4, poll_max=turn, lookup=2.0)
 
     def restarts(self) -> Iterator[Restart]:
-        """Stop the restless service all along, by turns killed and told to leave; the steady one early on only."""
+        """Stop the restless service all along, by turns killed and told to leave; the steady one early on only.
+
+        It then has time until `settled` to meet what it will meet: all that is asked while the other one is away.
+        """
         signals = signal.SIGKILL, signal.SIGTERM
         if self.seconds >= _FULL:
-            early = zip((self.seconds / 20, self.seconds / 10), signals, strict=True)
+            early = zip((self.seconds / 40, self.seconds / 20), signals, strict=True)
             yield from (Restart(at, STEADY, by) for at, by in early)
         pause = min(20.0, self.seconds / 4)
         for turn in count():
