@@ -1,6 +1,7 @@
 """Simulate worlds drawn from seeds, and say which promises were broken, how to replay that, and in what smaller world.
 
     PYTHONPATH=tests python -m simulate 0:1000          so many seeds
+    PYTHONPATH=tests python -m simulate --twice 0:100   each twice, which must take the same course
     PYTHONPATH=tests python -m simulate --plan '{...}'  a plan that was printed
     PYTHONPATH=tests python -m simulate --planted       bugs that are planted, each of which must be found
 
@@ -10,14 +11,19 @@ Exit code 1 where a promise was broken, or a planted bug was not found.
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import TypeVar
 
 from .plan import Plan, draw
 from .planted import PLANTED
-from .run import hunt, promises_broken, simulate
+from .run import Found, hunt, promises_broken, repeated, simulate, tallied
 from .shrink import shrink
+from .tally import Tally
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _WIDTH = 120  # characters of what was broken that are quoted
 
@@ -29,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("seeds", nargs="?", default="0:100", help="one, or FIRST:END")
     parser.add_argument("--small", action="store_true", help="with few calls")
+    parser.add_argument("--twice", action="store_true", help="each, which must take the same course")
     parser.add_argument("--plan", help="a plan, in place of seeds")
     parser.add_argument("--trace", action="store_true", help="print what services and clients did")
     parser.add_argument("--planted", nargs="*", help="these planted bugs, or all")
@@ -37,27 +44,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.disable(logging.CRITICAL)
     if options.planted is not None:
-        return _planted(options.planted)
+        return _planted(options.planted or [bug.name for bug in PLANTED], options.jobs)
     first, _, end = options.seeds.partition(":")
     seeds = range(int(first), int(end or int(first) + 1))
     plans = [Plan.read(options.plan)] if options.plan else [draw(seed, small=options.small) for seed in seeds]
     if options.trace:
         return int(sum(map(_trace, plans)) > 0)
-    failed = [plan for plan, broken in _outcomes(plans, options.jobs) if _tell(plan, broken)]
+    failed, total, run = [], Tally.none(), repeated if options.twice else tallied
+    for plan, (broken, tally) in zip(plans, _map(run, plans, options.jobs), strict=True):
+        total = total.plus(tally)
+        failed += [plan] * _tell(plan, broken)
     if not options.no_shrink:
         for plan in failed:
             _tell_smaller(plan)
-    print(f"{len(plans)} worlds, {len(failed)} of them with broken promises")
+    print(*total.lines(), f"{len(plans)} worlds, {len(failed)} of them with broken promises", sep="\n")
     return int(bool(failed))
 
 
-def _outcomes(plans: Sequence[Plan], jobs: int) -> Iterator[tuple[Plan, Sequence[str]]]:
-    """Run plans, some of them side by side, and give what each broke."""
+def _map(func: Callable[[T], R], values: Sequence[T], jobs: int) -> Iterator[R]:
+    """Map a function, so many side by side."""
     if jobs == 1:
-        yield from zip(plans, map(promises_broken, plans), strict=True)
+        yield from map(func, values)
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), logging.disable, (logging.CRITICAL,)) as processes:
-        yield from zip(plans, processes.map(promises_broken, plans), strict=True)
+        yield from processes.map(func, values)
 
 
 def _trace(plan: Plan) -> bool:
@@ -81,17 +91,21 @@ def _tell_smaller(plan: Plan) -> None:
         _tell(smaller, promises_broken(smaller))
 
 
-def _planted(names: Sequence[str]) -> int:
+def _planted(names: Sequence[str], jobs: int) -> int:
     """Plant bugs, and say in which seed each is found."""
-    missed = 0
-    for bug in PLANTED:
-        if names and bug.name not in names:
-            continue
-        found = hunt(bug)
-        said = "NOT FOUND" if found is None else f"seed {found.seed}: {found.broken[0][:_WIDTH]}"
-        print(f"{bug.name}: {said}", flush=True)
-        missed += found is None
-    return int(missed > 0)
+    caught = 0
+    for name, seed in zip(names, _map(_hunt, names, jobs), strict=True):
+        caught += seed is not None
+        how = "NOT FOUND" if seed is None else f"seed {seed.seed}: {seed.broken[0][:_WIDTH]}"
+        print(f"{name}: {how}", flush=True)
+    print(f"{len(names)} bugs planted, {caught} of them found")
+    return int(caught < len(names))
+
+
+def _hunt(name: str) -> Found | None:
+    """Hunt a bug by its name, as one itself is not sent to another process."""
+    (bug,) = (bug for bug in PLANTED if bug.name == name)
+    return hunt(bug)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ def is_bad(text: str) -> bool:
     return text.startswith(_BAD)
 
 
+def number_of(body: bytes) -> int:
+    """Give which call this is what is sent for."""
+    return int(json.loads(body)["messages"][0]["content"].split()[1])
+
+
 def body_of(number: int, plan: Plan) -> dict[str, Any]:
     """Make what a client sends."""
     text = text_of(number, plan)

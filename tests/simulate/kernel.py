@@ -1,9 +1,10 @@
-"""What the system does for a process when it dies: its files and locks are let go of, whatever it was about to do."""
+"""What the system does for a process: when it dies its files and locks are let go of; the disk may be full."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -26,9 +27,10 @@ class Holdings:
 
 
 class Kernel:
-    """Watch what is opened and closed, while functions of a process run, one at a time."""
+    """Watch what is opened and closed, while functions of a process run, one at a time; the disk may be `full`."""
 
     def __init__(self) -> None:
+        self.full = self.was_full = False
         self._running: Holdings | None = None
 
     def call(self, holdings: Holdings, func: Callable[..., Any], *args: object) -> Any:
@@ -42,28 +44,57 @@ class Kernel:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch."""
-        real_open, real_close, real_connect = os.open, os.close, sqlite3.connect
+        spies = {
+            "os.open": self._opening(os.open),
+            "os.close": self._closing(os.close),
+            "os.pwrite": self._writing(os.pwrite),
+            "sqlite3.connect": self._connecting(sqlite3.connect),
+        }
+        with ExitStack() as stack:
+            for name, spy in spies.items():
+                stack.enter_context(mock.patch(name, spy))
+            yield
 
-        def spy_open(*args: Any, **more: Any) -> int:
-            descriptor = real_open(*args, **more)
+    def _opening(self, real: Callable[..., int]) -> Callable[..., int]:
+        def spy(*args: Any, **more: Any) -> int:
+            descriptor = real(*args, **more)
             if self._running is not None:
                 self._running.descriptors.add(descriptor)
             return descriptor
 
-        def spy_close(descriptor: int) -> None:
-            real_close(descriptor)
+        return spy
+
+    def _closing(self, real: Callable[[int], None]) -> Callable[[int], None]:
+        def spy(descriptor: int) -> None:
+            real(descriptor)
             if self._running is not None:
                 self._running.descriptors.discard(descriptor)
 
-        def spy_connect(*args: Any, **more: Any) -> sqlite3.Connection:
-            connection: sqlite3.Connection = real_connect(*args, **more)
+        return spy
+
+    def _writing(self, real: Callable[..., int]) -> Callable[..., int]:
+        def spy(*args: Any) -> int:
+            if self._running is not None and self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args)
+
+        return spy
+
+    def _connecting(self, real: Callable[..., Any]) -> Callable[..., sqlite3.Connection]:
+        kernel = self
+
+        class Connection(sqlite3.Connection):
+            def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+                if sql == "COMMIT" and kernel.full:
+                    full = sqlite3.OperationalError("database or disk is full")
+                    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+                    raise full
+                return super().execute(sql, *args)
+
+        def spy(*args: Any, **more: Any) -> sqlite3.Connection:
+            connection: sqlite3.Connection = real(*args, factory=Connection, **more)
             if self._running is not None:
                 self._running.connections.append(connection)
             return connection
 
-        with (
-            mock.patch("os.open", spy_open),
-            mock.patch("os.close", spy_close),
-            mock.patch("sqlite3.connect", spy_connect),
-        ):
-            yield
+        return spy

@@ -1,5 +1,6 @@
 """The network of a process: slow, and what has left it arrives, whatever becomes of the process."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any, Protocol, TypeAlias
 
@@ -7,7 +8,16 @@ import anyio
 import anyio.abc
 import httpx2
 
-_CREATION = "/v1/batches"  # to send that twice is to order twice
+from .calls import CHAT, number_of
+
+_ORDERS = ("/v1/batches", CHAT)  # to send these twice is to order twice
+_LISTING = "GET", "/v1/batches"
+_RUNS = {
+    "status": "in_progress",
+    "request_counts": {"total": 0, "completed": 0, "failed": 0},
+    "output_file_id": None,
+    "error_file_id": None,
+}
 _Sent: TypeAlias = "list[httpx2.Response | Exception]"
 
 
@@ -18,16 +28,28 @@ class Sender(Protocol):
         """Wait as long as the way takes; raises where the process has died meanwhile."""
         ...
 
+    async def think(self) -> None:
+        """Wait as long as a live answer takes."""
+        ...
+
+    def lived(self, number: int) -> None:
+        """Note that a call is answered live."""
+        ...
+
     def repeats(self) -> bool:
         """Draw whether a request is sent twice."""
         ...
 
 
 class Network(httpx2.AsyncBaseTransport):
-    """Carry requests of a sender to an ASGI application, whose work is done in the task group `outside`."""
+    """Carry requests of a sender to an ASGI application, whose work is done in the task group `outside`.
 
-    def __init__(self, sender: Sender, app: Any, outside: anyio.abc.TaskGroup) -> None:
+    Where the listing is `stale`, it shows each batch for ever as it was when it began to run.
+    """
+
+    def __init__(self, sender: Sender, app: Any, outside: anyio.abc.TaskGroup, *, stale: bool) -> None:
         self._sender = sender
+        self._stale = stale
         self._app = httpx2.ASGITransport(app=app)
         self._outside = outside
 
@@ -37,22 +59,31 @@ class Network(httpx2.AsyncBaseTransport):
         sent: _Sent = []
         arrived = anyio.Event()
         self._outside.start_soon(self._serve, request, sent, arrived)
-        if (request.method, request.url.path) != ("POST", _CREATION) and self._sender.repeats():
+        if not (request.method == "POST" and request.url.path in _ORDERS) and self._sender.repeats():
             self._outside.start_soon(self._serve, request, [], anyio.Event())
         await arrived.wait()
+        if request.url.path == CHAT:
+            await self._sender.think()
         await self._sender.travel()
         reply = sent[0]
         if isinstance(reply, ConnectionResetError):
             raise httpx2.ReadError("connection reset") from reply
         if isinstance(reply, Exception):
             raise reply
+        if request.url.path == CHAT and reply.is_success:
+            self._sender.lived(number_of(request.content))
         return reply
 
     async def _serve(self, request: httpx2.Request, sent: _Sent, arrived: anyio.Event) -> None:
         try:
             reply = await self._app.handle_async_request(request)
-            parts = _Parts(await _read(reply))
-            sent.append(httpx2.Response(reply.status_code, headers=reply.headers, stream=parts))
+            parts = await _read(reply)
+            page = _page(parts) if self._stale and (request.method, request.url.path) == _LISTING else None
+            if page is None:
+                sent.append(httpx2.Response(reply.status_code, headers=reply.headers, stream=_Parts(parts)))
+            else:
+                page["data"] = [batch if batch["status"] == "validating" else batch | _RUNS for batch in page["data"]]
+                sent.append(httpx2.Response(reply.status_code, json=page))
         except Exception as exc:  # noqa: BLE001 - it is raised where the request was made
             sent.append(exc)
         arrived.set()
@@ -69,6 +100,15 @@ class _Parts(httpx2.AsyncByteStream):
             if isinstance(part, Exception):
                 raise part
             yield part
+
+
+def _page(parts: list[bytes | Exception]) -> dict[str, Any] | None:
+    """Give what a listing shows, if it came whole."""
+    try:
+        page = json.loads(b"".join(part for part in parts if isinstance(part, bytes)))
+    except ValueError:
+        return None
+    return page if "data" in page else None
 
 
 async def _read(reply: httpx2.Response) -> list[bytes | Exception]:

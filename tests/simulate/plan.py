@@ -1,6 +1,7 @@
 """What happens in a simulated world: all of it follows from a seed, and can be written down, read and made smaller."""
 
 import random
+from collections.abc import Iterator
 from typing import Literal, Self
 
 import msgspec
@@ -18,14 +19,25 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     pause: float
 
 
+class Full(msgspec.Struct, frozen=True, kw_only=True):
+    """Let the disk be full `at` seconds from the beginning, for so many seconds."""
+
+    at: float
+    seconds: float
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Fix a world; times are in seconds, chances from 0 to 1.
 
     Calls come at a `rate` a second, some of them `bad`, in `lanes` models; `keyed` ones bear a key and are asked for
-    again at another of the services, after `patience` at the latest. Of the queue's limit, which the pools are told or
-    have to learn, `use` is used in the mean; a batch runs for `running`; so many `creations` are allowed in an hour.
-    A slow step of the disk takes up to `disk`, one of the network up to `net`; requests that change nothing are sent
-    `twice`. `faults`, `troubles` and `lags` are the emulator's, `failing` rows are by status.
+    again at another of the services, after `patience` at the latest; the share `twins` of these is asked for by two
+    clients at once, the share `submitted` is submitted, the others wait for `timeout`, 0 is as long as it takes, and
+    may `escalate`. Of the queue's limit `use` is used in the mean: where it is more than 1 the calls pile up. The pools
+    may use the share `told` of it, or with 0 have to learn it; at `lowered`, unless that is 0, it becomes less. A batch
+    runs for `running`; so many `creations` are allowed in an hour, and a `stale` listing does not tell what becomes of
+    them. A slow step of the disk, which is `full` at times, takes up to `disk`, one of the network up to `net`;
+    requests that change nothing are sent `twice`. `faults`, `troubles` and `lags` are the emulator's, `failing` rows
+    are by status.
     """
 
     seed: int
@@ -36,8 +48,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
     bad: float
     lanes: int
-    told: bool
+    told: float
     use: float
+    lowered: float = 0.0
+    timeout: float = 0.0
+    escalate: bool = False
+    full: tuple[Full, ...] = ()
+    submitted: float = 0.0
+    twins: float = 0.0
+    stale: bool = False
     running: float
     creations: int
     disk: float
@@ -94,9 +113,12 @@ _HARSH = (0.0, 1.0, 1.0, 3.0)
 def draw(seed: int, *, small: bool = False) -> Plan:
     """Draw a world: one service whose work goes on in the next, or several on one folder at a time."""
     chance = random.Random(f"plan/{seed}")
-    services = chance.choice((1, 2, 2, 2, 3))
     running = chance.choice((3.0, 8.0, 8.0))
+    timeout = running * chance.choice((1.0, 1.5, 4.0)) if chance.random() < 0.3 else 0.0
+    escalate = timeout > 0 and chance.random() < 0.7
+    services = chance.choice((1, 1, 2) if escalate else (1, 2, 2, 2, 3))
     rate, calls = chance.choice((4.0, 8.0, 15.0)), chance.choice((15, 30, 45) if small else (60, 120, 250))
+    told = chance.choice((0.0, 0.0, 1.0, 0.7, 0.7))
     faults, troubles = chance.choice(_HARSH), chance.choice(_HARSH)
     return Plan(
         seed=seed,
@@ -107,8 +129,8 @@ def draw(seed: int, *, small: bool = False) -> Plan:
         rate=rate,
         bad=chance.choice((0.0, 0.05)),
         lanes=chance.choice((1, 1, 2)),
-        told=chance.random() < 0.3,
-        use=chance.choice((0.4, 0.65, 0.8, 0.9)),
+        told=told,
+        use=chance.choice((0.4, 0.65, 0.8, 0.9, 1.5, 2.5)),
         running=running,
         creations=chance.choice((2_000, 2_000, 600)),
         disk=chance.choice((0.0, 0.0, 0.1, 1.0, 2.0)),
@@ -120,7 +142,20 @@ def draw(seed: int, *, small: bool = False) -> Plan:
         troubles={name: rate * troubles for name, rate in _TROUBLES.items()},
         failing={status: rate * troubles for status, rate in _FAILING.items()},
         lags=_LAGS,
+        lowered=round(calls / rate * chance.uniform(0.2, 0.8), 3) if chance.random() < (0.4 if told else 0.15) else 0.0,
+        timeout=timeout,
+        escalate=escalate,
+        full=tuple(_full(chance, calls / rate)) if chance.random() < 0.15 else (),
+        submitted=0.5 if chance.random() < 0.25 else 0.0,
+        twins=0.3 if services > 1 and chance.random() < 0.5 else 0.0,
+        stale=chance.random() < 0.1,
     )
+
+
+def _full(chance: random.Random, until: float) -> Iterator[Full]:
+    """Draw when the disk is full."""
+    for _ in range(chance.choice((1, 2))):
+        yield Full(at=round(chance.uniform(0.1, 1.0) * until, 3), seconds=chance.choice((0.05, 1.0, 10.0)))
 
 
 def _stops(chance: random.Random, services: int, until: float, running: float) -> list[Stop]:

@@ -13,21 +13,27 @@ from msgspec import structs
 from carpool.adoption import Adoption
 from carpool.answers import Answers
 from carpool.callers import Callers
+from carpool.collector import Collector
+from carpool.durable.heirloom import Heirloom
 from carpool.engine import checking, endings
 from carpool.engine.batch import Batch, Do, Stage
 from carpool.engine.checking import Checking
 from carpool.engine.claims import Verdict
 from carpool.engine.endings import Endings
 from carpool.engine.engine import Engine
+from carpool.engine.escalations import Escalations
 from carpool.engine.lanes import Lanes
 from carpool.engine.ledger import Ledger
 from carpool.engine.recovery import Recovery
+from carpool.engine.rounds import Rounds
 from carpool.journal.sqlite import claims
 from carpool.journal.sqlite.facts import Facts
+from carpool.journal.sqlite.intents import Intents
 from carpool.journal.sqlite.outcomes import Outcomes
 from carpool.journal.sqlite.requests import Requests
 from carpool.journal.sqlite.stances import Stances
 from carpool.journal.sqlite.store import Store
+from carpool.journal.sqlite.submitted import Submissions
 from carpool.journal.sqlite.unfinished import Unfinished
 from carpool.providers.openai import OpenAI
 from carpool.recorder import Recorder
@@ -126,6 +132,14 @@ def _own_alone(real: Any) -> Any:
     return lambda self: [shard for shard in self._held() if shard not in self.told]
 
 
+def _keeping(real: Any) -> Any:
+    def forget(self: Any, key: str, now: float) -> None:
+        self.line.pop(key, None)
+        self.others.asking.discard(key)
+
+    return forget
+
+
 async def _taken_over_only(self: Any) -> None:
     async with self._turn:
         await self.take_over()
@@ -139,6 +153,7 @@ PLANTED = (
     Planted("what was not recorded did not happen", Recovery, "finish", _trusting),
     Planted("a call does not wait for what is under way elsewhere", Resumption, "_must_wait", _giving(False)),
     Planted("nothing is under way elsewhere", Stances, "under_way", _giving(set())),
+    Planted("nobody else is about to begin", Intents, "declare", _giving(set())),
     Planted("of two rows of a key the elder is taken", Resumption, "_choose", _eldest),
     Planted("requests are not known again", Requests, "find", _giving([])),
     Planted("files are taken to be whole", Checking, "collected", lambda real: _finishing),
@@ -160,8 +175,17 @@ PLANTED = (
     Planted("batches of the dead are not told", Unfinished, "_batch", _giving(())),
     Planted("rows of the dead are not told", Unfinished, "_accepted", _giving(())),
     Planted("batches are never over in the journal", Facts, "_done", _giving(None)),
+    # What is submitted, or sent live, or cannot be kept.
+    Planted("what was submitted to the dead is forgotten", Heirloom, "remember", _giving(None)),
+    Planted("acks are not recorded", Submissions, "ack", _giving(None)),
+    Planted("what went live before goes live again", Escalations, "remember", _giving(None)),
+    Planted("what failed live rides in its batch", Batch, "holds_ended", lambda real: False),
+    Planted("a disk that is full is overlooked", Recorder, "lose", _giving(None)),
+    # What takes its time.
+    Planted("a listing is never doubted", Rounds, "_doubted", _giving([])),
     # What has room.
-    Planted("room is never given back", Ledger, "release", _giving(None)),
+    Planted("limits stay as they were", Collector, "set_limits", _giving(None)),
+    Planted("room is never given back", Ledger, "forget", _keeping),
     Planted("everything fits", Ledger, "fits", _giving(True)),
     Planted("others leave room for everything", claims, "decide", _giving(Verdict(True, 0))),
 )

@@ -1,5 +1,6 @@
 """A process with one pool, that can be killed: nothing of it has any effect from then on, and nothing is cleaned up."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from .kernel import Holdings, Kernel
 from .network import Network
 
 URL = "http://emulator/v1"
-_ENDS = frozenset({"answered", "failed", "left"})
+_ENDS = frozenset({"answered", "failed", "expired", "left"})
 _OFTEN = 0.08  # the share of steps that are slow
 
 
@@ -31,7 +32,7 @@ class Gone(Exception):
 
 
 class Process:
-    """Run a pool on a folder; steps of the disk take up to `disk` seconds, those of the network up to `net`."""
+    """Run a pool on a folder; steps of the disk, of the network and live answers take up to so many seconds."""
 
     def __init__(
         self,
@@ -43,21 +44,27 @@ class Process:
         *,
         disk: float,
         net: float,
+        live: float,
+        lived: Counter[int],
         twice: float,
+        stale: bool,
+        injected: Counter[str],
         **settings: Any,
     ) -> None:
         self._kernel = kernel
         self._outside = outside
         self._chance = chance
-        self._disk, self._net, self._twice = disk, net, twice
+        self._disk, self._net, self._live, self._twice = disk, net, live, twice
+        self._lived, self._injected = lived, injected
         self._holdings = Holdings()
         self._scopes: dict[anyio.CancelScope, None] = {}  # in their order, unlike a set
         self.dead = False
+        self.died_at = self.left_at = math.inf
         self.serves = False
         self.over = anyio.Event()
         self.accepted = Counter[int]()
         self.ends = Counter[int]()
-        ports = Ports(run_sync=self._run_sync, transport=Network(self, app, outside))
+        ports = Ports(run_sync=self._run_sync, transport=Network(self, app, outside, stale=stale))
         self.pool = carpool.Pool(
             "any", URL, journal=folder, progress=False, on_event=self._hear, _ports=ports, **settings
         )
@@ -68,24 +75,37 @@ class Process:
         """Run a function as a thread would: whoever waits for it cannot be cancelled."""
         await anyio.lowlevel.checkpoint()
         with anyio.CancelScope(shield=True):
-            await self._pass(self._disk)
+            await self._pass(self._disk, "slow disk")
             result = self._kernel.call(self._holdings, func, *args)
-            await self._pass(self._disk)
+            await self._pass(self._disk, "slow disk")
             return result
 
     async def travel(self) -> None:
         """Wait as long as a way takes."""
-        await self._pass(self._net)
+        await self._pass(self._net, "slow network")
 
-    async def _pass(self, longest: float) -> None:
+    async def think(self) -> None:
+        """Wait as long as a live answer takes."""
+        await anyio.sleep(self._live * self._chance.random())
+        await self.travel()
+
+    async def _pass(self, longest: float, what: str) -> None:
         if longest:
-            await anyio.sleep(longest * (self._chance.random() if self._chance.random() < _OFTEN else 0.01))
+            slow = self._chance.random() < _OFTEN
+            self._injected[what] += slow
+            await anyio.sleep(longest * (self._chance.random() if slow else 0.01))
         if self.dead:
             raise Dead
 
+    def lived(self, number: int) -> None:
+        """Note that a call is answered live."""
+        self._lived[number] += 1
+
     def repeats(self) -> bool:
         """Draw whether a request is sent twice."""
-        return self._chance.random() < self._twice
+        repeats = self._chance.random() < self._twice
+        self._injected["sent twice"] += repeats
+        return repeats
 
     def _hear(self, event: carpool.Event) -> None:
         if event.kind == "accepted" and event.call is not None:
@@ -98,7 +118,12 @@ class Process:
     async def start(self) -> bool:
         """Open the pool; gives whether it lived to see that."""
         with self._mortal():
-            await self.pool.start()
+            try:
+                await self.pool.start()
+            except carpool.JournalError:
+                if not self._kernel.was_full:
+                    raise
+                self.kill()
         self.serves = not self.dead
         return self.serves
 
@@ -112,10 +137,33 @@ class Process:
                     raise
         raise Gone
 
+    async def submit(self, request: carpool.Request) -> str:
+        """Submit a request; raises `Gone` when the process dies first."""
+        with self._mortal():
+            try:
+                return await self.pool.submit(request)
+            except carpool.CarpoolError:
+                if not self.dead:
+                    raise
+        raise Gone
+
+    async def take(self, hear: Callable[[carpool.Outcome], None]) -> None:
+        """Hear what came of submissions."""
+        with self._mortal(), suppress(carpool.JournalError):  # whoever asks is told it too
+            async with self.pool.outcomes() as outcomes:
+                async for outcome in outcomes:
+                    hear(outcome)
+
+    async def set_limits(self, limits: dict[str, int] | None) -> None:
+        """Keep within other limits from now on."""
+        with self._mortal():
+            await self.pool.set_limits(limits)
+
     async def leave(self, grace: float) -> None:
         """Leave within a grace."""
         with self._mortal():
             await self.pool.drain(grace)
+            self.left_at = anyio.current_time()
         self.over.set()
 
     @contextmanager
@@ -136,6 +184,7 @@ class Process:
         if self.over.is_set():
             return
         self.dead, self.serves = True, False
+        self.died_at = anyio.current_time()
         self._holdings.let_go()
         for scope in list(self._scopes):
             scope.cancel()

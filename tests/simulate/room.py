@@ -1,8 +1,10 @@
 """A room in which nothing but a plan decides: its time, its randomness, its order of steps, its disk."""
 
+import math
 import os
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from virtual import VirtualLoop
 
 from carpool.providers.openai import OpenAI
 
+from .injected import counting
 from .plan import Backend, Plan
 
 T = TypeVar("T")
@@ -25,8 +28,8 @@ _MEMORY = Path("/dev/shm")
 
 
 @contextmanager
-def closed_room(plan: Plan) -> Iterator[Path]:
-    """Give a folder in a room in which all follows from the plan."""
+def closed_room(plan: Plan, injected: Counter[str]) -> Iterator[Path]:
+    """Give a folder in a room in which all follows from the plan; what strikes it is counted."""
     tokens = random.Random(f"tokens/{plan.seed}")
     limits = msgspec.structs.replace(OpenAI.limits, creations_per_hour=plan.creations)
     with ExitStack() as stack:
@@ -36,6 +39,8 @@ def closed_room(plan: Plan) -> Iterator[Path]:
         enter(mock.patch.object(OpenAI, "limits", limits))
         for place in _TOKENS:
             enter(mock.patch(f"{place}.token_hex", lambda size: tokens.randbytes(size).hex()))
+        enter(counting(injected))
+        enter(mock.patch("carpool.testing.reading.SLICE", math.inf))  # or it would give way by the machine's clock
         enter(mock.patch("os.fsync", return_value=None))  # no power is cut here: tests/crash does that
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         yield Path(enter(tempfile.TemporaryDirectory(prefix="simulate-", dir=memory)))

@@ -1,5 +1,6 @@
 """Run plans, and say what they broke."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ from .invariants import broken
 from .plan import Plan, draw
 from .planted import Planted
 from .room import closed_room, run_on
+from .tally import Tally, tally
 from .world import Seen, World
 
 _ENOUGH = range(40)  # seeds, in which a planted bug must be found
@@ -28,8 +30,9 @@ class Found(NamedTuple):
 
 def simulate(plan: Plan) -> Result:
     """Run a plan."""
-    with closed_room(plan) as folder:
-        world = World(plan, folder)
+    injected = Counter[str]()
+    with closed_room(plan, injected) as folder:
+        world = World(plan, folder, injected)
         try:
             run_on(plan.backend, plan.seed, world.run)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a finding
@@ -40,6 +43,20 @@ def simulate(plan: Plan) -> Result:
 def promises_broken(plan: Plan) -> list[str]:
     """Run a plan, and say what it broke alone."""
     return simulate(plan).broken
+
+
+def tallied(plan: Plan) -> tuple[list[str], Tally]:
+    """Run a plan, and give what it broke, and the figures."""
+    seen, promises = simulate(plan)
+    return promises, tally(plan, seen)
+
+
+def repeated(plan: Plan) -> tuple[list[str], Tally]:
+    """Run a plan twice, and say too where that took another course."""
+    (seen, promises), (again, _) = simulate(plan), simulate(plan)
+    if (seen.trace, seen.final) != (again.trace, again.final):
+        promises.append("it took another course the second time")
+    return promises, tally(plan, seen)
 
 
 def hunt(bug: Planted, seeds: Iterable[int] = _ENOUGH, *, small: bool = False) -> Found | None:

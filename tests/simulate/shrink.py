@@ -16,7 +16,12 @@ _CALM: dict[str, Any] = {
     "net": 0.0,
     "disk": 0.0,
     "lanes": 1,
-    "told": False,
+    "lowered": 0.0,
+    "submitted": 0.0,
+    "twins": 0.0,
+    "stale": False,
+    "full": (),
+    "timeout": 0.0,
     "patience": 90.0,
 }
 

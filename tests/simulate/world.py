@@ -1,8 +1,10 @@
 """The world of a plan: a provider, services on one folder that come and go, and clients who ask until they know."""
 
 import random
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -15,38 +17,68 @@ from .calls import CHAT, Answers, body_of, count, tokens_of
 from .kernel import Kernel
 from .plan import Plan, Stop
 from .process import Gone, Process
+from .submitting import Desk, is_submitted
 
 _PATIENCE = 600.0  # seconds after the last request in which the last answer must have come
 _SLACK = 20.0  # seconds beyond its grace in which a service must have left, on a disk that is fast
 _REST = 60.0  # seconds after which nothing is left of those that were killed
+_LOWER = 0.5  # times the limit, where it becomes less
+_RECORDING = 10.0  # times the longest step of the disk: until then a live answer may be unrecorded
+_LATE = 0.1  # seconds by which the end of a timeout may be missed
 
 
 @dataclass
 class Seen:
-    """Tell what came of a plan; `settled` and `again` give answers, or the errors, by the numbers of calls."""
+    """Tell what came of a plan; `settled` and `again` give answers, or the errors, by the numbers of calls, and `twins`
+    what another client was told at that time, where it is not the same.
+
+    `asked` says how often a call was taken by a service, `failed` how often its request ended without an answer,
+    `lived` how often an answer to it came live to a service, `injected` what was done to the world; of `unrecorded`
+    calls the answer came live, and the process died before it can have been recorded.
+    """
 
     settled: dict[int, carpool.Response | carpool.RequestFailed] = field(default_factory=dict)
     again: dict[int, str] = field(default_factory=dict)
+    twins: dict[int, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)
     books: Books | None = None
     final: Books | None = None  # once all were asked for again
+    asked: Counter[int] = field(default_factory=Counter)
+    failed: Counter[int] = field(default_factory=Counter)
+    lived: Counter[int] = field(default_factory=Counter)
+    unrecorded: set[int] = field(default_factory=set)
+    injected: Counter[str] = field(default_factory=Counter)
     retried: int = 0
     seconds: float = 0.0
+
+    @property
+    def lost(self) -> dict[int, str | None]:
+        """Give what came of calls that were answered when they were asked for again, where it is not the same."""
+        return {
+            number: text
+            for number, settled in self.settled.items()
+            if isinstance(settled, carpool.Response) and number not in self.unrecorded
+            for text in (self.again.get(number), self.twins.get(number, settled.text))
+            if text != settled.text
+        }
 
 
 class World:
     """Run a plan once."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, injected: Counter[str]) -> None:
         self._plan = plan
         self._folder = folder / "journal"
         self._kernel = Kernel()
-        self.seen = Seen()
+        self.seen = Seen(injected=injected)
         self._all: list[Process] = []
         self._at: list[Process | None] = [None] * plan.services
         self._pauses = [0.1] * plan.services
         self._settled = anyio.Event()
+        self._turns = defaultdict[tuple[int, int], anyio.Lock](anyio.Lock)
+        self._desk = Desk(plan, self._settle)
+        self._lived: dict[int, tuple[Process, float]] = {}
         mean = sum(tokens_of(body_of(number, plan)) for number in range(plan.calls)) / plan.calls
         held = plan.rate / plan.lanes * (plan.running + 1.5)
         self._limit = max(200, round(mean * held / plan.use))
@@ -67,11 +99,16 @@ class World:
         lookup = max(2.0, 5 * self._plan.net)
         return carpool.Timing(linger=turn / 2, max_linger=turn, poll_min=turn / 4, poll_max=turn, lookup=lookup)
 
+    @property
+    def _told(self) -> dict[str, int] | None:
+        return {"*": int(self._plan.told * self._limit)} if self._plan.told else None
+
     def _note(self, what: str) -> None:
         self.seen.trace.append(f"{anyio.current_time():9.3f} {what}")
 
     async def run(self) -> Seen:
         """Run it to the end, and ask for everything once more."""
+        self.seen.injected["stale listing"] += self._plan.stale
         with self._kernel.watching():
             async with self._emulator.inline() as served, anyio.create_task_group() as self._outside:
                 self._app = served.app
@@ -85,6 +122,9 @@ class World:
         self.seen.final = served.books()
         for process in self._all:
             self._look_at_ends(process)
+        for number, (process, at) in self._lived.items():
+            if self._plan.full or process.died_at <= at + _RECORDING * self._plan.disk:
+                self.seen.unrecorded.add(number)
         return self.seen
 
     # --- services
@@ -97,6 +137,8 @@ class World:
             with anyio.move_on_after(self._plan.seconds + _PATIENCE):
                 async with anyio.create_task_group() as clients:
                     clients.start_soon(self._stop)
+                    clients.start_soon(self._lower)
+                    clients.start_soon(self._fill)
                     clients.start_soon(self._come, clients)
                     await self._settled.wait()
                     clients.cancel_scope.cancel()
@@ -104,7 +146,7 @@ class World:
         for process in self._all:
             process.kill()
 
-    def _new(self) -> Process:
+    def _new(self, *, patient: bool = False) -> Process:
         plan = self._plan
         process = Process(
             self._kernel,
@@ -114,10 +156,16 @@ class World:
             random.Random(f"process/{plan.seed}/{len(self._all)}"),
             disk=plan.disk,
             net=plan.net,
+            live=plan.running / 4,
+            lived=self.seen.lived,
             twice=plan.twice,
+            stale=plan.stale,
+            injected=self.seen.injected,
             timing=self._timing,
             counter=count,
-            limits={"*": self._limit} if plan.told else None,
+            limits=self._told,
+            timeout=None if patient else plan.timeout or None,
+            escalate="live" if plan.escalate else None,
         )
         self._all.append(process)
         return process
@@ -129,6 +177,7 @@ class World:
             self._note(f"service {which} starts")
             if await process.start():
                 self._note(f"service {which} serves")
+                self._outside.start_soon(process.take, partial(self._desk.take, process))
             if len(self._all) <= self._plan.services:
                 task_status.started()
             await process.over.wait()
@@ -145,7 +194,31 @@ class World:
                 self._pauses[stop.service] = stop.pause
                 self._end(process, stop)
 
+    async def _lower(self) -> None:
+        """Lower the limit, and tell the services where they are told of it."""
+        if self._plan.lowered:
+            await anyio.sleep(self._plan.lowered)
+            self._limit = round(_LOWER * self._limit)
+            self._emulator.set_limit("*", self._limit)
+            self._note(f"the limit is {self._limit}")
+            self.seen.injected["limit lowered"] += 1
+            for process in self._at:
+                if self._plan.told and process is not None and process.serves:
+                    await process.set_limits(self._told)
+
+    async def _fill(self) -> None:
+        """Fill the disk, and free it; a service that met it is started again."""
+        for full in sorted(self._plan.full, key=lambda one: one.at):
+            await anyio.sleep(max(0.0, full.at - anyio.current_time()))
+            self._note("the disk is full")
+            self.seen.injected["full disk"] += 1
+            self._kernel.full = self._kernel.was_full = True
+            await anyio.sleep(full.seconds)
+            self._kernel.full = False
+            self._note("the disk has room")
+
     def _end(self, process: Process, stop: Stop) -> None:
+        self.seen.injected[stop.how] += 1
         if stop.how == "kill" or not process.serves:
             process.kill()
         else:
@@ -174,41 +247,101 @@ class World:
         for number in range(self._plan.calls):
             at += chance.expovariate(self._plan.rate)
             await anyio.sleep(max(0.0, at - anyio.current_time()))
-            clients.start_soon(self._ask, number)
+            submitted = is_submitted(number, self._plan)
+            clients.start_soon(self._submit if submitted else self._ask, number, number)
+            if random.Random(f"twin/{self._plan.seed}/{number}").random() < self._plan.twins:
+                self.seen.injected["asked twice at once"] += 1
+                clients.start_soon(self._submit if submitted else self._take_turns, number, number + 1)
 
-    async def _ask(self, number: int) -> None:
-        """Ask until there is an answer, or an error that will stay."""
+    async def _ask(self, number: int, which: int) -> None:
+        """Ask until there is an answer, or an error that will stay, one service first."""
         chance = random.Random(f"client/{self._plan.seed}/{number}")
-        which = number
-        while (why := await self._try(which % self._plan.services, number)) is not None:
+        while (why := await self._take_turns(number, which)) is not None:
             self._note(f"call {number} at {which % self._plan.services}: {why}")
             self.seen.retried += 1
             which += 1
             await anyio.sleep(0.3 * chance.uniform(0.5, 1.5))
+
+    def _settle(self, number: int, settled: carpool.Response | carpool.RequestFailed) -> None:
+        first = self.seen.settled.setdefault(number, settled)
+        if isinstance(first, carpool.Response) and getattr(settled, "text", first.text) != first.text:
+            self.seen.twins[number] = settled.text if isinstance(settled, carpool.Response) else repr(settled)
         if len(self.seen.settled) == self._plan.calls:
             self._settled.set()
 
-    async def _try(self, which: int, number: int) -> str | None:
+    async def _submit(self, number: int, which: int) -> None:
+        """Submit until it is known what came of it, to one service first; under its key it counts once."""
+        chance = random.Random(f"client/{self._plan.seed}/{number}/{which}")
+        while number not in self.seen.settled:
+            process = self._at[which % self._plan.services]
+            which += 1
+            if process is None or not process.serves:
+                await anyio.sleep(0.3 * chance.uniform(0.5, 1.5))
+                continue
+            self.seen.asked[number] += 1
+            with suppress(Gone, carpool.PoolClosed):
+                try:
+                    await process.submit(self._request(number))
+                except carpool.JournalError as exc:
+                    self._start_again(process, exc)
+                else:
+                    await self._desk.wait(number, self._plan.patience)
+            await anyio.sleep(0.3 * chance.uniform(0.5, 1.5))
+            self.seen.retried += 1
+
+    async def _take_turns(self, number: int, which: int) -> str | None:
+        """Ask a service if it is still to be asked once no other client does: there these would be two requests."""
+        async with self._turns[number, which % self._plan.services]:
+            return None if number in self.seen.settled else await self._try(number, which % self._plan.services)
+
+    async def _try(self, number: int, which: int) -> str | None:
         """Ask one service; gives why to ask again."""
         process = self._at[which]
         if process is None or not process.serves:
             return "no connection"
+        self.seen.asked[number] += 1
+        start = anyio.current_time()
         with anyio.move_on_after(self._plan.patience):
             try:
-                self.seen.settled[number] = await process.ask(self._request(number))
+                response = await process.ask(self._request(number))
+                if not response.batch_id:
+                    self._lived.setdefault(number, (process, anyio.current_time()))
+                self._settle(number, response)
             except carpool.RequestRejected as exc:
-                self.seen.settled[number] = exc
+                self._settle(number, exc)
+            except carpool.JournalError as exc:
+                self._start_again(process, exc)
+                return repr(exc)
             except (Gone, carpool.PoolClosed) as exc:
                 return type(exc).__name__
             except carpool.RequestFailed as exc:
+                took = anyio.current_time() - start
+                self.seen.failed[number] += exc.custom_id is not None  # or its caller's time was over, not the request
+                if isinstance(exc, carpool.RequestExpired) and self._is_timely(took):
+                    return "its time was over"
                 if len(exc.attempts) < 3:
-                    self.seen.faults.append(f"call {number} failed too early: {exc!r}, {exc.attempts}")
+                    self.seen.faults.append(
+                        f"call {number} failed too early, after {took:.2f} s: {exc!r}, {exc.attempts}"
+                    )
                 return repr(exc)
             except carpool.CarpoolError as exc:
                 self.seen.faults.append(f"call {number} was told {exc!r}")
                 return repr(exc)
             return None
         return "no patience"
+
+    def _start_again(self, process: Process, exc: carpool.JournalError) -> None:
+        """Have a service leave that can keep nothing any more, where the disk was full."""
+        if not self._kernel.was_full:
+            self.seen.faults.append(f"a client was told {exc!r}")
+        if process.serves:
+            process.serves = False
+            self._outside.start_soon(self._let_leave, process)
+
+    def _is_timely(self, took: float) -> bool:
+        """Tell whether a call may expire by its own timeout; a live call that came to nothing ends it before that."""
+        timeout = self._plan.timeout
+        return timeout > 0 and (self._plan.escalate or took > timeout - _LATE) and took < timeout + _LATE
 
     def _request(self, number: int) -> carpool.Request:
         return carpool.Request(CHAT, body_of(number, self._plan), key=f"key {number}" if self._plan.keyed else None)
@@ -217,16 +350,26 @@ class World:
 
     async def _ask_again(self) -> None:
         """Ask for all answers once more, in a process that was not there before."""
-        process = self._new()
+        process = self._new(patient=True)
         await process.start()
+        self._outside.start_soon(process.take, partial(self._desk.take, process))
+        settled = self.seen.settled.items()
+        answered = {number: came for number, came in settled if isinstance(came, carpool.Response)}
 
         async def ask(number: int) -> None:
             with suppress(carpool.CarpoolError):
-                self.seen.again[number] = (await process.ask(self._request(number))).text
+                if not is_submitted(number, self._plan):
+                    self.seen.again[number] = (await process.ask(self._request(number))).text
+                elif await process.submit(self._request(number)) == self._desk.ids[number]:
+                    self.seen.again[number] = answered[number].text
 
         with anyio.move_on_after(_PATIENCE):
             async with anyio.create_task_group() as tasks:
-                for number, settled in self.seen.settled.items():
-                    if isinstance(settled, carpool.Response):
-                        tasks.start_soon(ask, number)
+                for number in answered:
+                    tasks.start_soon(ask, number)
+        await anyio.sleep(_REST if self._plan.submitted else 0.0)
+        missing = self._desk.missing(process)
+        if missing:
+            self._desk.faults.append(f"{len(missing)} outcomes were not acked, nor given again: {missing[:5]}")
+        self.seen.faults += self._desk.faults
         process.kill()
