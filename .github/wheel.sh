@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the wheel, installs it into an environment of its own, and runs tests there, with src/ out of reach:
-# `.github/wheel.sh PYTHON FOLDER`. FOLDER must not exist yet.
+# Builds the wheel, installs it into an environment of its own, asks pyright there whether every type of it is known, and
+# runs tests, with src/ out of reach: `.github/wheel.sh PYTHON FOLDER`. FOLDER must not exist yet.
 set -euo pipefail
 python=$1
 folder=$2
@@ -20,7 +20,9 @@ cd "$folder"
 "$bin/carpool" --version && exit 1 || test $? -eq 2
 
 # Then with what the tests need. They lie beside what they read, which is all but the sources.
-"$bin/pip" install --quiet "$wheel[test]"
+"$bin/pip" install --quiet "$wheel[test]" 'pyright[nodejs]==1.1.414'
+PATH="$bin:$PATH" "$bin/pyright" --verifytypes carpool --ignoreexternal | tee types | tail -n 3
+grep -q '^Type completeness score: 100%$' types
 mkdir copy
 cp -R "$root"/{tests,docs,examples,benchmarks,README.md,CHANGELOG.md,CONTRIBUTING.md,SECURITY.md,pyproject.toml,mkdocs.yml} copy/
 cd copy

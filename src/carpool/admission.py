@@ -39,7 +39,7 @@ class Admission:
         self._line = OrderedDict[Callable[[], object], None]()
         self._looking = False
         self._coming = 0  # that were asked to come, and have not joined yet
-        self.overloaded = False  # too many bytes waited to be packed when that was looked at last
+        self.overloaded: bool = False  # too many bytes waited to be packed when that was looked at last
         self._for_bytes = False  # there has been a line since
 
     @property

@@ -15,7 +15,7 @@ class Background:
         self._ended = False
         self._changed = anyio.Event()
         self._finished = anyio.Event()
-        self.busy = 0  # steps under way
+        self.busy: int = 0  # steps under way
         self._listener: Callable[[], None] | None = None
 
     async def run(self, main: Callable[[], Awaitable[None]], started: anyio.Event) -> None:

@@ -39,13 +39,13 @@ class Crossing:
         waiter: Waiter | None = None,
         context: Context | None = None,
     ) -> None:
-        self.context = context
+        self.context: Context | None = context
         self.call: Encoded | None = call
-        self.options = options
-        self.waiter = waiter
+        self.options: Options = options
+        self.waiter: Waiter | None = waiter
         self.number: int | None = None  # once it has joined its lane
         self.outcome: Response | BaseException | None = None
-        self.left = False
+        self.left: bool = False
         self.come: Callable[[], None] | None = None  # while it waits in line
         self._arrive = arrive
 

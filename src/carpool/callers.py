@@ -14,7 +14,7 @@ from .spans import Sink, Spans
 from .spending import Budget
 from .waiter import Settled
 
-log = logging.getLogger("carpool.callers")
+log: logging.Logger = logging.getLogger("carpool.callers")
 
 
 Delivery: TypeAlias = Literal[True, False, "going"]
@@ -44,8 +44,9 @@ class Callers:
         self._waiters: dict[int, Settled] = {}
         self._spans = Spans()  # of the calls that streams made
         self._tags: dict[int, tuple[str, ...]] = {}
-        self.answered = self.failed = 0
-        self.by_tag = Counter[tuple[str, Literal["accepted", "answered", "failed"]]]()
+        self.answered: int = 0
+        self.failed: int = 0
+        self.by_tag: Counter[tuple[str, Literal["accepted", "answered", "failed"]]] = Counter()
         self._refusal: CarpoolError | None = None
 
     def __len__(self) -> int:

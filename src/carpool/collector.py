@@ -59,7 +59,7 @@ from .limits import KnownLimits
 from .live import Live
 from .models import Failure, Run
 from .naming import client_key, shard_of
-from .observe import begin
+from .observe import Observer, begin
 from .parts import is_long, parts, taken_apart
 from .perform import Performer
 from .providers import Provider
@@ -74,7 +74,7 @@ from .waiter import Runtime
 from .wakes import Wakes
 from .wire import Wire
 
-log = logging.getLogger("carpool.collector")
+log: logging.Logger = logging.getLogger("carpool.collector")
 
 _LIVE_AT_ONCE = 20  # less than the wire's connections: batches go on meanwhile
 
@@ -101,17 +101,19 @@ class Collector:
         self._settings = settings
         self._engine = engine
         self._spool = spool
-        self.limiting = Limiting(settings.limits)
-        self.background = Background()
-        self.spending = Spending(settings.prices)
+        self.limiting: Limiting = Limiting(settings.limits)
+        self.background: Background = Background()
+        self.spending: Spending = Spending(settings.prices)
         limit = settings.budget
         self._budget = None if limit is None else Budget(limit, self.spending, settings.prices)
         numbered = 0 if journal is None else journal.numbered
         flexible = settings.escalate == "flex"
-        self.observer = begin(settings.on_event, pool, engine, provider, settings.prices, self.now, flexible=flexible)
+        self.observer: Observer | None = begin(
+            settings.on_event, pool, engine, provider, settings.prices, self.now, flexible=flexible
+        )
         seen = None if self.observer is None else self.observer.calls
-        self.callers = Callers(self.background.changed, self._budget, shard_of(numbered), seen)
-        self.admission = Admission(
+        self.callers: Callers = Callers(self.background.changed, self._budget, shard_of(numbered), seen)
+        self.admission: Admission = Admission(
             self.callers,
             settings.max_pending,
             lambda: self.backlog >= settings.max_spool,
@@ -133,7 +135,7 @@ class Collector:
             at_once,
             everything=settings.mode == "live",
         )
-        self.intake = Intake(
+        self.intake: Intake = Intake(
             provider,
             runtime.new_waiter,
             self.callers,
@@ -146,11 +148,13 @@ class Collector:
             settings.escalate,
         )
         self._small = SmallBatches(settings.timing.linger)
-        self.recorder = None if journal is None else Recorder(journal, spool.secure, self)
+        self.recorder: Recorder | None = None if journal is None else Recorder(journal, spool.secure, self)
         self._answers = Answers()
         recorder = self.recorder
-        self.adoption = None if journal is None or recorder is None else Adoption(self, journal, recorder.lose)
-        self.elsewhere = Elsewhere(self._look_up_again, settings.timing.poll_min)
+        self.adoption: Adoption | None = (
+            None if journal is None or recorder is None else Adoption(self, journal, recorder.lose)
+        )
+        self.elsewhere: Elsewhere = Elsewhere(self._look_up_again, settings.timing.poll_min)
         self._resumption = self.intake.resumption = (
             None
             if journal is None or self.adoption is None
@@ -168,8 +172,9 @@ class Collector:
                 settings.reuse,
             )
         )
-        self.submissions = self._heirloom = None
-        self.kept = Kept(journal, spool, provider, pool)
+        self.submissions: Submissions | None = None
+        self._heirloom: Heirloom | None = None
+        self.kept: Kept = Kept(journal, spool, provider, pool)
         if journal is not None and self.recorder is not None:
             self.submissions = self.intake.submissions = Submissions(
                 pool,
@@ -192,7 +197,7 @@ class Collector:
             flexible=flexible,
             standing=None if self.submissions is None else self.submissions.standing,
         )
-        self.performer = Performer(
+        self.performer: Performer = Performer(
             provider,
             wire,
             spool,
@@ -216,7 +221,9 @@ class Collector:
             at_once,
         )
         pause = settings.timing.poll_min
-        self.wakes = None if journal is None else Wakes(journal, self.feed, engine.remote_ids, self.now, pause)
+        self.wakes: Wakes | None = (
+            None if journal is None else Wakes(journal, self.feed, engine.remote_ids, self.now, pause)
+        )
         self.submits = True  # or what waits stays in the journal
         self._barred = False
         self._looking = anyio.Lock()

@@ -18,7 +18,8 @@ class Timing:
     lately kept one another waiting; `max_linger` after the first, unless creations are scarce; and sooner for calls
     with a timeout, of which a tenth may pass so, but no less than `linger`. A batch is checked every `poll_fraction` of
     its age, between `poll_min` and `poll_max`. After a lost reply to a creation the listings are searched for `lookup`
-    before it is repeated. Without a journal, a batch that nobody has awaited for `abandon` is cancelled.
+    before it is repeated. Without a journal, a batch that nobody has awaited for `abandon` is cancelled. Raises
+    `ConfigurationError` for what makes no sense.
     """
 
     linger: float = 1.0
@@ -57,6 +58,7 @@ class Retry:
     One whose row fails by the provider's fault (408, 429, 5xx, no answer in time, no row at all), or whose batch does,
     is sent until that has happened `max_attempts` times; one whose completion window ends first, until that has
     happened `max_expiries` times. Refusals for lack of room count as nothing; what is refused for good is sent once.
+    Raises `ConfigurationError` for what is no whole number of 1 or more.
     """
 
     max_attempts: int = 3

@@ -57,7 +57,7 @@ class RequestFailed(CarpoolError):
         self.batch_id = batch_id
         self.request_id = request_id
         self.body = body
-        self.attempts = tuple(attempts)
+        self.attempts: tuple[Attempt, ...] = tuple(attempts)
 
     def __str__(self) -> str:
         known: dict[str, Any] = {
@@ -78,12 +78,13 @@ class RequestRejected(RequestFailed):
 class RequestExpired(RequestFailed):
     """Say that the completion window, or the call's own timeout, ended before the answer came.
 
-    In the first case it was not billed. In the second it is, where it was packed into a batch, which runs on.
+    In the first case it was not billed (OpenAI's guide "Batch API"). In the second it is, where it was packed into a
+    batch, which runs on.
     """
 
 
 class RequestCancelled(RequestFailed):
-    """Say that the batch was cancelled before the request ran; it was not billed."""
+    """Say that the batch was cancelled before the request ran; it was not billed (OpenAI's guide "Batch API")."""
 
 
 class ResultMissing(RequestFailed):

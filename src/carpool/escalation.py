@@ -16,7 +16,7 @@ from .perform import drive
 from .providers import Provider
 from .spool import Spool
 
-log = logging.getLogger("carpool.escalation")
+log: logging.Logger = logging.getLogger("carpool.escalation")
 
 _PAUSE = 1.0  # seconds after a refusal for now that does not say how long
 _SPENT = Failure("budget", "The budget was spent before the request could be sent live. Raise it to go on.")

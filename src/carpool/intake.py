@@ -67,7 +67,7 @@ class Intake:
         self.resumption: Resumption | None = None
         self.submissions: Submissions | None = None
         self.sought: set[int] = set()  # calls that are being looked for
-        self.accepted = 0
+        self.accepted: int = 0
         self._newest = numbered  # number of the row that joined last
         self._given = numbered  # number that was given last, to a call or to a row
         self._deferred: list[Deferred] = []

@@ -125,7 +125,8 @@ class Limits:
 
     `tokens` are by model, family or "*" for all others. A pool keeps to `share` (above 0, at most 1) of every limit,
     whoever names it, and of the creations an hour: for pools that share an account and no journal, such as those of
-    four machines, each of which has 0.25. Raises `ConfigurationError` for what makes no sense.
+    four machines, each of which has 0.25. Raises `ConfigurationError` for what makes no sense. That the limit is one of
+    prompt tokens in a model's queue, and of 2,000 creations an hour, is from OpenAI's guide "Batch API".
     """
 
     tokens: Mapping[str, int] | None = None
@@ -148,7 +149,7 @@ class KnownLimits:
     ) -> None:
         given = limits if isinstance(limits, Limits) else Limits(limits, share=share)
         self.tier = _checked_tier(tier)
-        self.share = given.share
+        self.share: float = given.share
         self._limits = given.tokens or {}
 
     def of(self, queue: Queue) -> Iterator[tuple[int, Literal["user", "table"]]]:

@@ -16,7 +16,7 @@ from .wire import Wire
 
 _SPENT = "The budget was spent before the call was sent. Raise it to go on."
 
-log = logging.getLogger("carpool.live")
+log: logging.Logger = logging.getLogger("carpool.live")
 
 
 class Live:

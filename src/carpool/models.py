@@ -12,6 +12,8 @@ Value = TypeVar("Value")
 
 
 class _Call(msgspec.Struct, frozen=True):
+    """Hold what `Request` takes by position."""
+
     endpoint: str
     body: Body
 
@@ -46,7 +48,7 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(NamedTuple):
-    """Count the tokens that one answer cost."""
+    """Count the tokens that one answer cost; the cached ones are among those of the input."""
 
     input_tokens: int
     output_tokens: int
@@ -66,7 +68,7 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     content: bytes
 
     def json(self) -> Any:
-        """Decode the body."""
+        """Decode the body; raises ValueError where it is no JSON."""
         try:
             return msgspec.json.decode(self.content)
         except msgspec.DecodeError:

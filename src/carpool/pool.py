@@ -112,6 +112,9 @@ class Pool:
     and waits for every caller; leaving by an exception settles them with `PoolClosed` and, unless there is a journal,
     cancels the batches, best effort. It belongs to the event loop it was opened in; with `thread` it runs in a thread
     of its own, for any number of event loops and threads. Used as a plain context manager it always does.
+
+    Raises `ConfigurationError` at once for what makes no sense, and on entering `JournalError` for a folder that cannot
+    be used. That a batch costs half and ends within 24 hours is from OpenAI's guide "Batch API".
     """
 
     def __init__(
@@ -220,7 +223,11 @@ class Pool:
             self._home.abandon_blocking()
 
     async def start(self) -> None:
-        """Open the pool in the running event loop, or its thread; `async with` does it by itself."""
+        """Open the pool in the running event loop, or its thread; `async with` does it by itself.
+
+        Raises `PoolClosed` where it was opened before, and `JournalError` for a folder that cannot be used, such as one
+        of another account.
+        """
         self._start_once()
         self._home = await Away.open(self._settings) if self._thread else Here(await Session.open(self._settings))
         self._listen()
@@ -231,7 +238,10 @@ class Pool:
         self._started = True
 
     async def aclose(self) -> None:
-        """Submit what waits, wait for every caller, and close; when cancelled, leave as by an exception."""
+        """Submit what waits, wait for every caller, and close; when cancelled, leave as by an exception.
+
+        Raises `PoolClosed` where the pool was never opened.
+        """
         await self._open().close()
 
     async def drain(self, timeout: float | None = None, *, submit: bool = True) -> None:
@@ -304,7 +314,8 @@ class Pool:
 
         A `Request` names its own, and so does a row of a batch file.
 
-        Raises the first error after all have settled, or gives errors in their places with `return_exceptions`.
+        Raises the first error after all have settled, or gives errors in their places with `return_exceptions`. When it
+        is cancelled, calls that wait are taken out of the queue; those that were packed into a batch run on.
         """
         home = self._open()
         entries: list[Entry | CarpoolError] = []
@@ -340,7 +351,7 @@ class Pool:
         async one, of any length, read as far as `max_pending` requests and `max_spool` bytes waiting on disk allow.
         A request that fails is an `Outcome`, and no end. Without `keep_requests` outcomes come without theirs, and a
         request under way takes some tens of bytes of memory. Leave a stream early by `async with`; what is not answered
-        then is given up.
+        then is given up, as it is by cancellation. Iterating raises what the source raises, and `PoolClosed`.
         """
         return self._stream(requests, endpoint, ordered=True, keep=keep_requests)
 
@@ -401,7 +412,7 @@ class Pool:
         return await embed(self.gather, texts, model=model, dimensions=dimensions, **more)
 
     async def flush(self) -> None:
-        """Submit what waits without lingering; returns before it is submitted."""
+        """Submit what waits without lingering; returns before it is submitted. Raises `PoolClosed`."""
         home = self._open()
         home.call(home.session.collector.flush)
 
@@ -419,8 +430,8 @@ class Pool:
     async def cancel(self, *batch_ids: str) -> None:
         """Cancel batches, or all there are and all that waits; returns before they have ended.
 
-        What ran is billed, and its callers are given their answers; the rest ends with `RequestCancelled`. Raises
-        `ConfigurationError` for ids of which no batch of this pool is under way.
+        What ran is billed (OpenAI's guide "Batch API"), and its callers are given their answers; the rest ends with
+        `RequestCancelled`. Raises `ConfigurationError` for ids of which no batch of this pool is under way.
         """
         home = self._open()
         wanted = frozenset(batch_ids) or None
@@ -431,7 +442,8 @@ class Pool:
     async def estimate(self, requests: Iterable[Asked], *, endpoint: str | None = None) -> Estimate:
         """Say what requests will come to: tokens, batches and cost; nothing is sent, and the pool need not be open.
 
-        It counts in a worker thread, which takes `requests` one by one. Raises `Unbatchable` or `LimitExceeded`.
+        It counts in a worker thread, which takes `requests` one by one, and which a caller that is cancelled leaves
+        behind. Raises `Unbatchable` or `LimitExceeded`.
         """
         settings = self._settings
         provider = OpenAI()
@@ -455,7 +467,8 @@ class Pool:
         """Give an ASGI application that takes the provider's webhooks: answers come as soon as their batch has ended.
 
         `secret` is that of the endpoint, or several of which each is good. Without ASGI hand each delivery to its
-        `handle(headers, body)`. It may be made before the pool is opened, and be called from any thread.
+        `handle(headers, body)`. It may be made before the pool is opened, and be called from any thread. Raises
+        `ConfigurationError` for what is no secret. How deliveries are signed is from OpenAI's guide "Webhooks".
         """
         webhooks = Webhooks(secret, lambda batch_id: self._open().wake(batch_id))
         self._listens = True
@@ -507,7 +520,11 @@ class Pool:
     def http_client(self, family: Literal["httpx"], *, sync: Literal[True]) -> Httpx: ...
 
     def http_client(self, family: Family = "httpx2", *, sync: bool = False) -> Any:
-        """Make an HTTP client whose calls ride in this pool, for whatever takes one; it never looks closed."""
+        """Make an HTTP client whose calls ride in this pool, for whatever takes one; it never looks closed.
+
+        `family` is the library that it is one of, "httpx2" or "httpx"; `sync` makes a blocking one, for threads other
+        than the pool's. Raises `ConfigurationError` where the library is not installed.
+        """
         return new_client(self._door, self, family, sync=sync)
 
     def _live_url(self) -> str | None:
@@ -517,6 +534,8 @@ class Pool:
         return None if session.account is self._account else session.account.base_url
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_home"):
+            return "<Pool that was not made>"
         if self._home is None:
             return f"<Pool for {self._account.base_url}, not open>"
         return f"<Pool for {self._account.base_url}: {line(self._home.session.collector)}>"

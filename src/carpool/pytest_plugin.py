@@ -1,6 +1,6 @@
 """A fixture for the tests of programs that use carpool: the emulator, with answers from a callable and no waiting.
 
-pytest finds it by itself where carpool is installed; the emulator needs `pip install "carpool[emulator]"`.
+pytest finds it by itself where carpool is installed; the emulator needs the extra `emulator`.
 """
 
 import os
@@ -45,7 +45,8 @@ def carpool_emulator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     try:
         from .testing import Emulator
     except ModuleNotFoundError as exc:
-        pytest.fail(f'the fixture carpool_emulator needs {exc.name}: pip install "carpool[emulator]"', pytrace=False)
+        missing = f"the fixture carpool_emulator needs {exc.name}: install carpool with its extra emulator"
+        pytest.fail(missing, pytrace=False)
     marker = request.node.get_closest_marker("carpool_emulator") or pytest.mark.carpool_emulator.mark
     with Emulator(*marker.args, **marker.kwargs) as emulator:
         monkeypatch.setenv("OPENAI_BASE_URL", emulator.url)

@@ -17,7 +17,7 @@ from .errors import JournalError
 from .journal import Journal, Stamped
 from .models import Failure
 
-log = logging.getLogger("carpool.recorder")
+log: logging.Logger = logging.getLogger("carpool.recorder")
 
 # What would be wrong, or lost, if the facts before it were forgotten. Whatever else is commanded asks or settles.
 DEPENDENT = (Upload, Claim, Create, Cancel, Delete, Discard, SendLive)

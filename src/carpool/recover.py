@@ -11,7 +11,7 @@ from .perform import drive
 from .providers import Provider
 from .wire import Wire
 
-log = logging.getLogger("carpool.recover")
+log: logging.Logger = logging.getLogger("carpool.recover")
 
 
 async def recover(collector: Collector, journal: Journal, provider: Provider, wire: Wire) -> None:

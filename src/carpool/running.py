@@ -19,7 +19,7 @@ from .recover import follow_key
 from .spool import Spool
 from .wire import Wire
 
-log = logging.getLogger("carpool.running")
+log: logging.Logger = logging.getLogger("carpool.running")
 
 _FAREWELL = 5.0  # seconds that leaving by an exception may take
 _ENDED = "The pool's event loop ended before the answer came."

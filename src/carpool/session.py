@@ -35,7 +35,7 @@ from .streams import StreamPort
 from .waiter import Runtime, current_runtime
 from .wire import Read, Wire
 
-log = logging.getLogger("carpool.session")
+log: logging.Logger = logging.getLogger("carpool.session")
 
 _REPORT = 0.5  # seconds between looks at how things stand
 
@@ -63,9 +63,9 @@ class Session:
         self._settings = settings
         self._run_sync = run_sync
         self._reporter = progress.start(settings.progress, journal=_folder(settings) is not None)
-        self.bridge = Bridge(collector.intake, collector.admission, runtime.post)
+        self.bridge: Bridge = Bridge(collector.intake, collector.admission, runtime.post)
         running.let_go = self.bridge.let_go
-        self.errands = Errands(runtime.post)
+        self.errands: Errands = Errands(runtime.post)
         self._streams: WeakSet[Stream] = WeakSet()
         self._stack = stack
         self._task: object = None  # the event loop keeps only a weak reference to it
@@ -253,7 +253,7 @@ async def _emulate(stack: AsyncExitStack) -> Account:
         from .testing import Emulator
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            f'The mode "emulate" needs {exc.name}, which is not installed: pip install "carpool[emulator]".'
+            f'The mode "emulate" needs {exc.name}, which is not installed: install carpool with its extra emulator.'
         ) from None
     emulator = await stack.enter_async_context(Emulator())
     log.warning("the mode is emulate: answers are made up at %s, and kept in no journal", emulator.url)

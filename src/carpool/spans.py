@@ -40,11 +40,11 @@ class Span:
     __slots__ = ("first", "index", "left", "sink", "waiting")
 
     def __init__(self, first: int, index: int, sink: Sink) -> None:
-        self.first = first
-        self.index = index
-        self.sink = sink
-        self.waiting = bytearray()
-        self.left = 0
+        self.first: int = first
+        self.index: int = index
+        self.sink: Sink = sink
+        self.waiting: bytearray = bytearray()
+        self.left: int = 0
 
     @property
     def numbers(self) -> Iterator[int]:
@@ -59,7 +59,7 @@ class Spans:
         self._spans: list[Span] = []
         self._firsts: list[int] = []
         self._over = 0  # spans of which no call waits
-        self.waiting = 0
+        self.waiting: int = 0
 
     def __len__(self) -> int:
         return self.waiting

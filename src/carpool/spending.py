@@ -50,7 +50,7 @@ class Spending:
         self._lanes: dict[Lane, Cost] = {}
         self._outputs: dict[str, tuple[int, int]] = {}  # by model: answers, and their output tokens
         self._doubted: set[Lane] = set()
-        self.paid = 0.0
+        self.paid: float = 0.0
 
     def add(self, lane: Lane, rows: int, usage: Usage, *, live: bool = False) -> None:
         """Take note of so many answers and the tokens of all of them; `live` where they came at the live price."""
@@ -100,7 +100,7 @@ class Budget:
 
     def __init__(self, limit: float, spending: Spending, prices: Prices) -> None:
         self.limit = limit
-        self.committed = 0.0  # what calls under way are expected to cost, in USD
+        self.committed: float = 0.0  # what calls under way are expected to cost, in USD
         self._spending = spending
         self._prices = prices
         self._expected: dict[int, float] = {}

@@ -14,7 +14,7 @@ from .prompts import Meter
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-log = logging.getLogger("carpool.tokens")
+log: logging.Logger = logging.getLogger("carpool.tokens")
 
 Counter: TypeAlias = Callable[[str, str, bytes], int]
 """Give the prompt tokens of an endpoint, a model and a body of JSON; called in a thread of its own, so it may block."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import trio
 
 
-log = logging.getLogger("carpool.waiter")
+log: logging.Logger = logging.getLogger("carpool.waiter")
 
 _NAME = "carpool"
 

@@ -9,7 +9,7 @@ from .engine.events import Woken
 from .errors import JournalError
 from .journal import Journal
 
-log = logging.getLogger("carpool.wakes")
+log: logging.Logger = logging.getLogger("carpool.wakes")
 
 
 class Wakes:

@@ -605,7 +605,7 @@ def test_an_extra_that_is_missing_is_told_and_no_problem(emulator: Emulator, mon
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else object())
     finding = look(emulator)["extra emulator"]
     assert (finding.level, finding.sentence.startswith("Not installed: uvicorn,")) == ("ok", True)
-    assert "pip install 'carpool[emulator]'" in finding.remedy
+    assert "install carpool with its extra emulator" in finding.remedy
 
 
 def test_a_package_that_is_not_there_has_no_version(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

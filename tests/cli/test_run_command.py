@@ -515,7 +515,7 @@ def test_a_canary_that_is_refused_stops_the_run(emulator: Emulator, tmp_path: Pa
     assert result.exit_code == 3
     assert "No answer to this" in result.stderr
     assert len(read(out)) <= 5
-    assert sum(emulator.books().bodies.values()) == 5
+    assert 1 <= sum(emulator.books().bodies.values()) <= 5  # fewer where the file is still read as they go
 
 
 def test_a_timeout_makes_error_rows(tmp_path: Path) -> None:

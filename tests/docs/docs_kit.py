@@ -28,7 +28,7 @@ PACKAGE = Path(carpool.__file__).parent
 SITE = "docs/"
 BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 MARKS = re.compile(r"<!-- (given|not run|shown by|prints):?\s?(.*?)\s*-->", re.DOTALL)
-ABOVE = re.compile(r"(?:<!-- (?:given|not run|shown by|prints).*?-->\s*)+\Z", re.DOTALL)
+ABOVE = re.compile(r"(?:<!-- (?:given|not run|shown by|prints)(?:(?!-->).)*-->\s*)+\Z", re.DOTALL)
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w*)(?P<more>[^\n]*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
 )

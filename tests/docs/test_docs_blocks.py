@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docs_kit import ROOT, blocks_of, pages
-from docs_scene import INSTALLS, Scene, commands_of
+from docs_kit import ABOVE, ROOT, blocks_of, pages
+from docs_scene import INSTALLS, Scene, commands_of, steady
 
 from carpool import config
 from carpool.pytest_plugin import AT_ONCE
@@ -30,6 +30,7 @@ def _reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(config, "DEFAULT_TIMING", AT_ONCE)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("NO_PROXY", "*")  # doctor names a proxy
     yield
     root.handlers[:] = before
     logging.getLogger("carpool").setLevel(level)
@@ -66,3 +67,30 @@ def test_few_blocks_are_not_run_and_each_says_why(capsys: pytest.CaptureFixture[
     assert [block.place for block in elsewhere if not (ROOT / block.marks["shown by"]).is_file()] == []
     assert len(marked) <= MARKED * len(blocks)
     assert len(elsewhere) <= ELSEWHERE * len(blocks)
+
+
+def test_a_mark_is_of_the_block_below_it_alone() -> None:
+    first = "<!-- not run: it costs -->\n"
+    second = "<!-- given:\nx = 1\n-->\n"
+    found = ABOVE.search(f"{first}```console\n$ a\n```\n\n{second}")
+    assert found is not None
+    assert found[0] == second
+    both = ABOVE.search(first + second)
+    assert both is not None
+    assert both[0] == first + second
+
+
+def test_what_varies_is_the_same_on_every_machine_and_counts_are_not() -> None:
+    line = "127.0.0.1:{}  {}  chat/completions  {}/60  {}  {} so far  {}, local"
+    here = line.format(8000, "3f2a9c01d4e7", 40, "2026-11-27 20:12", "2 min 11 s", "94.2 kB")
+    there = line.format(37229, "b7d359c46632", 40, "2027-01-02 03:04", "0 s", "1.07 GB")
+    assert steady(here) == steady(there)
+    assert steady(here) != steady(there.replace("40/60", "41/60"))
+    assert steady("batch_000000000002") == "batch_000000000002"
+
+
+def test_a_release_is_the_same_in_every_form_and_an_amount_is_not() -> None:
+    line = "carpool {}, Python {} on {}, httpx2 {}, anyio 4.16.0.\n"
+    here = line.format("0.1.0", "3.11.7", "Linux x86_64", "2.16.2")
+    assert steady(here) == steady(line.format("0.2", "3.14.0rc1", "Darwin arm64", "2.17"))
+    assert steady("paid $1.50") != steady("paid $1.51")

@@ -1,10 +1,12 @@
-"""Figures on the pages that follow from a rule are what the rule gives."""
+"""Figures on the pages are what a rule gives from which they follow, or what the benchmarks have measured."""
 
+import json
 import re
 import statistics
+from pathlib import Path
 
 import pytest
-from docs_kit import text_of
+from docs_kit import load, pages, text_of
 
 from carpool import Timing
 from carpool.engine.cadence import check_pause, net_pause, spread
@@ -32,3 +34,61 @@ def test_the_page_of_webhooks_says_how_often_batches_are_asked_for(hours: int, w
     assert told
     counted = statistics.median(looks(f"batch-{n}", hours, webhooks=webhooks) for n in range(BATCHES))
     assert int(told[1].replace(",", "")) == counted
+
+
+# --- results of benchmarks: `python docs/figures.py` brings the pages up to date
+
+figures = load("figures")
+SHOWN = [page for page in pages() if figures.PLACE.search(text_of(page))]
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_a_page_shows_the_results_that_are_kept(page: str) -> None:
+    assert text_of(page) == figures.updated(text_of(page)), "python docs/figures.py brings it up to date"
+    assert text_of(page).count("<!-- results") == 2 * len(figures.PLACE.findall(text_of(page)))
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_a_place_without_results_that_are_kept_says_so(page: str) -> None:
+    places = figures.PLACE.findall(text_of(page))
+    alone = [shown for _, name, shown, _ in places if figures.read(name.partition(", ")[0]) is None]
+    assert all("ritten by hand" in shown for shown in alone)
+
+
+def test_the_readme_and_the_pages_of_limits_and_performance_show_results() -> None:
+    assert {"README.md", "docs/explanation/limits.md", "docs/explanation/performance.md"} <= set(SHOWN)
+
+
+def test_a_picture_of_results_is_the_one_that_is_kept() -> None:
+    shown = list(figures.pictures())
+    assert [place.name for _, place in shown] == ["scheduling.png"]
+    assert all(kept.read_bytes() == place.read_bytes() for kept, place in shown)
+
+
+def test_results_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
+    machine = {"cores": 2, "system": "Linux", "python": "CPython 3.11.7"}
+    bar = {"name": "CPU", "value": 3.0, "most": 2.0, "least": None, "kept": False}
+    table = ["| case | us |", "|---|---|", "| 50,000 pooled journal | 1 |", "| 25,000 pooled | 2 |", "", "Said."]
+    results = {"quick": False, "date": "2026-01-02", "machine": machine, "table": table}
+    results["records"] = [{"case": "25,000 pooled", "bars": [bar]}]
+    (tmp_path / "throughput.json").write_text(json.dumps(results))
+    (tmp_path / "memory.json").write_text(json.dumps({**results, "quick": True}))
+    page = "a\n<!-- results: {} -->\nold\n<!-- results end -->\nb"
+    rows, fewer = "\n".join(table), "\n".join((*table[:3], *table[4:]))
+    when = "2026-01-02, 2 cores, Linux, CPython 3.11.7."
+
+    def shown(name: str) -> str:
+        changed: str = figures.updated(page.format(name), tmp_path)
+        return changed.removeprefix(f"a\n<!-- results: {name} -->\n").removesuffix("\n<!-- results end -->\nb")
+
+    assert shown("throughput") == f"\n{rows}\n\n**Missed**: 25,000 pooled: CPU 3, at most 2.\n\n{when}\n"
+    assert shown("throughput, short") == f"\n{fewer}\n\n{when}\n"
+    assert shown("steps, longest") == "old"  # nothing is kept of it
+    assert shown("memory") == "old"  # nothing but of a quick run
+    with pytest.raises(KeyError):
+        shown("throughput, unknown")
+
+
+def test_the_longest_steps_are_shown_without_their_places() -> None:
+    steps = {"records": [{"case": "asked", "figures": {"longest_ms": 12.34, "where": "pool.py:1"}}]}
+    assert figures.longest(steps) == "| 50,000 calls | longest step, ms |\n| --- | --- |\n| asked | 12.3 |"

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any, get_args
 
 import pytest
-from docs_kit import text_of
+from docs_kit import PACKAGE, ROOT, text_of
 from msgspec import structs
 
 import carpool
@@ -16,6 +16,7 @@ from carpool.engine.lane import LaneStats
 from carpool.event import Event, Kind
 from carpool.spending import Cost
 from carpool.stats import Stats
+from carpool.testing import Emulator, Faults, Pace, Troubles
 
 NAMES = re.compile(r"`(\w+)`")
 
@@ -116,3 +117,46 @@ def test_the_glossary_is_in_order() -> None:
     words = re.findall(r"^\*\*(.+)\*\*$", text_of("docs/glossary.md"), re.MULTILINE)
     assert words == sorted(words, key=str.casefold)
     assert len(words) > 30
+
+
+@pytest.mark.parametrize("made", [Faults, Troubles, Pace])
+def test_each_field_of_a_setting_of_the_emulator_is_named(made: Any) -> None:
+    told = re.search(rf"`{made.__name__}\(([^`]*)\)`", section("emulator", "## Settings"))
+    assert told
+    names = [name.partition("=")[0].strip() for name in re.sub(r"\{.*?\}", "", told[1]).split(",")]
+    assert sorted(names) == sorted(inspect.signature(made).parameters)
+
+
+def test_each_setting_of_the_emulator_is_named() -> None:
+    parameters = [name for name in inspect.signature(Emulator).parameters if not name.startswith("_")]
+    assert sorted(named_first(section("emulator", "## Settings"))) == sorted(parameters)
+
+
+def named_first(text: str) -> list[str]:
+    """Give the names in the first cells of tables, those of settings alone."""
+    return [name for row in rows(text) for name in NAMES.findall(row[0]) if name.islower()]
+
+
+def test_each_method_of_the_pool_is_named() -> None:
+    told = set(re.findall(r"`(?:await )?pool\.(\w+)\(", text_of("docs/reference/pool.md")))
+    methods = {name for name, _ in inspect.getmembers(carpool.Pool, inspect.isfunction) if not name.startswith("_")}
+    assert told == methods
+
+
+def test_each_fact_that_the_code_relies_on_is_in_the_page_of_the_provider() -> None:
+    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    cited = {
+        name for found in re.findall(r"[Cc]ontracts ((?:[A-Z]\d+(?:, )?)+)", code) for name in found.split(", ") if name
+    }
+    told = set(re.findall(r"^## ([A-Z]\d+)\. ", text_of("docs/reference/provider.md"), re.MULTILINE))
+    assert len(cited) > 8
+    assert cited <= told
+
+
+def test_each_trap_that_the_code_or_a_test_names_is_in_the_page_of_the_provider() -> None:
+    code = "\n".join(path.read_text() for room in (PACKAGE, ROOT / "tests") for path in room.rglob("*.py"))
+    named = re.findall(r"\btraps? (\d+(?:(?:, | and )\d+)*)|\btest_trap_0*(\d+)", code)
+    cited = {number for found in named for number in re.findall(r"\d+", " ".join(found))}
+    told = set(re.findall(r"^\| (\d+) \|", text_of("docs/reference/provider.md"), re.MULTILINE))
+    assert len(cited) > 25
+    assert cited <= told

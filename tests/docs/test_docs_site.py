@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_kit import DOCS, PACKAGE, ROOT, SITE, anchors_of, excluded, hooks, links_of, load, pages, text_of
+from docs_kit import DOCS, PACKAGE, ROOT, SITE, anchors_of, excluded, hooks, links_of, pages, prose_of, text_of
 
 SETTINGS = (ROOT / "mkdocs.yml").read_text()
 NAMED = re.compile(r"(?:^|[\s'\"])carpool\b")
@@ -80,15 +80,17 @@ def test_files_that_are_no_pages_are_named() -> None:
     assert all(Path(ROOT / name).exists() for name in excluded())
 
 
-def test_a_table_of_results_takes_the_place_of_the_one_before() -> None:
-    results = "# Results\n\n## a\n\nOf a.\n\n| 1 |\n\n![a](a.png)\n\n## throughput\n\n| 2 |\n"
-    page = "before\n<!-- benchmarks:start -->\nold\n<!-- benchmarks:end -->\nafter\n"
-    table = load("benchmark_table")
-    assert table.section(results, "a") == "Of a.\n\n| 1 |"
-    changed = table.replaced(page, table.section(results, "throughput"))
-    assert changed == "before\n<!-- benchmarks:start -->\n| 2 |\n<!-- benchmarks:end -->\nafter\n"
-    assert table.PLACE.search(text_of("README.md"))
-    rows = "| case | us |\n|---|---|\n| 50,000 pooled journal | 1 |\n| 25,000 pooled | 2 |\n\nSaid."
-    assert table.shortened(rows) == "| case | us |\n|---|---|\n| 50,000 pooled journal | 1 |\n\nSaid."
-    with pytest.raises(ValueError, match="no place"):
-        table.replaced("no comments", "text")
+PATHS = re.compile(r"(?:tests|examples|benchmarks|docs|src|\.github|\.ci)/[\w./*-]*\w/?")
+
+
+@pytest.mark.skipif(PACKAGE != ROOT / "src" / "carpool", reason="the sources, and what builds them, are not here")
+@pytest.mark.parametrize("page", pages())
+def test_files_targets_and_benchmarks_that_are_named_exist(page: str) -> None:
+    code = re.findall(r"`([^`\n]+)`", prose_of(page))
+    paths = [path for text in code for path in PATHS.findall(text) if text.startswith(path)]
+    assert [path for path in paths if not any(ROOT.glob(path.rstrip("/"))) and "example" not in path] == []
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [target for text in code for target in re.findall(r"^make ([a-z]+)$", text)]
+    assert [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+    named = [name for text in code for name in re.findall(r"^python -m benchmarks run ([a-z]+)$", text)]
+    assert [name for name in named if not (ROOT / "benchmarks" / f"{name}.py").exists() and name != "peers"] == []

@@ -138,4 +138,4 @@ def test_a_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit) as ended:
         carpool.cli.main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "carpool: the command needs typer: pip install 'carpool[cli]'\n"
+    assert capsys.readouterr().err == "carpool: the command needs typer: install carpool with its extra cli\n"

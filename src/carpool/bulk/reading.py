@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -20,7 +20,7 @@ from ..waiter import Runtime, current_runtime
 from .rows import Asked, as_request
 from .stream import Reader
 
-log = logging.getLogger("carpool.bulk")
+log: logging.Logger = logging.getLogger("carpool.bulk")
 
 Source: TypeAlias = Iterable[Asked] | AsyncIterable[Asked]
 
@@ -90,7 +90,7 @@ class Reading:
         self._source = source
         self._endpoint = endpoint
         self._options = options
-        self.context = copy_context()
+        self.context: Context = copy_context()
         self._far: Far | None = None
         self._slice: list[Bound] = []  # not handed over yet
         self._came = self._size = self._allowed = 0

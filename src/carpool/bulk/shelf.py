@@ -23,7 +23,7 @@ from ..models import Response
 from ..ports import RunSync
 from ..spans import Entry, rows_of
 
-log = logging.getLogger("carpool.bulk")
+log: logging.Logger = logging.getLogger("carpool.bulk")
 
 KEPT = 128 * 2**20  # bytes in memory
 BLOCK = 2**18  # bytes: blocks are about so large
@@ -69,7 +69,7 @@ class Shelf:
         self._moving = anyio.Lock()
         self._closed = False
         self._appended = 0
-        self.next = 0  # the key that is due
+        self.next: int = 0  # the key that is due
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Hold outcomes, whose positions are their keys."""

@@ -13,7 +13,7 @@ from ..models import Encoded, Request
 from ..spans import Bound, Entry, Sink, rows_of
 from .shelf import Shelf
 
-log = logging.getLogger("carpool.bulk")
+log: logging.Logger = logging.getLogger("carpool.bulk")
 
 
 class Port(Protocol):
@@ -99,8 +99,8 @@ class Stream:
     """Let requests in while at most `most` are under way, and hand their outcomes out; `ordered` as they were asked."""
 
     def __init__(self, port: Port, shelf: Shelf, reader: Reader, most: int, *, ordered: bool) -> None:
-        self.encode = port.encode
-        self.outlives = False  # the pool is over, and nobody else touches this any more
+        self.encode: Callable[[Request], Encoded] = port.encode
+        self.outlives: bool = False  # the pool is over, and nobody else touches this any more
         self._port = port
         self._shelf = shelf
         self._reader = reader

@@ -10,7 +10,7 @@ def main() -> None:
     try:
         import typer  # noqa: F401 - asked for here, so that a missing extra is one sentence and no traceback
     except ModuleNotFoundError:
-        sys.stderr.write("carpool: the command needs typer: pip install 'carpool[cli]'\n")
+        sys.stderr.write("carpool: the command needs typer: install carpool with its extra cli\n")
         sys.exit(2)
     from .app import app
     from .ending import ended

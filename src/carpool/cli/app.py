@@ -29,7 +29,7 @@ Exit codes, which each command's help tells in full:
 130, 143  after Ctrl-C and SIGTERM, where the command does not end by them in good order.
 """
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # paragraphs are wrapped where the screen ends, and not where a docstring does

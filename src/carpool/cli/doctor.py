@@ -121,7 +121,7 @@ def _extras() -> Iterator[Finding]:
         missing = [module for module in modules if find_spec(module) is None]
         if missing:
             sentence = f"Not installed: {', '.join(missing)}, which `carpool emulate` needs, and mode emulate."
-            yield Finding("ok", f"extra {extra}", sentence, f"To have them: pip install 'carpool[{extra}]'.")
+            yield Finding("ok", f"extra {extra}", sentence, f"To have them, install carpool with its extra {extra}.")
         else:
             yield Finding("ok", f"extra {extra}", "Installed.")
 

@@ -86,7 +86,7 @@ def emulate(
     try:
         from ..testing import Emulator, Faults, Pace, Troubles
     except ModuleNotFoundError as exc:
-        raise ended(2, f"the emulator needs {exc.name}: pip install 'carpool[emulator]'") from None
+        raise ended(2, f"the emulator needs {exc.name}: install carpool with its extra emulator") from None
     try:
         emulator = Emulator(
             host=host,

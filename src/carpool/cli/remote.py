@@ -76,7 +76,7 @@ class Server:
     """
 
     def __init__(self, account: Account, *, repeats: int | None = None, patience: float | None = None) -> None:
-        self.name = urlsplit(account.base_url).netloc
+        self.name: str = urlsplit(account.base_url).netloc
         self.skew: float | None = None
         self._repeats = _REPEATS if repeats is None else repeats
         self._patience = _PATIENCE if patience is None else patience

@@ -34,8 +34,8 @@ class Spent:
     def __init__(self, prices: Prices) -> None:
         self._spending = Spending(prices)
         self._provider = OpenAI()
-        self.unread = 0
-        self.unsaid = 0
+        self.unread: int = 0
+        self.unsaid: int = 0
 
     def add(self, folder: Path, kept: Kept) -> Iterator[int]:
         """Read the answers that a journal keeps, and give from time to time how many were read."""

@@ -38,13 +38,13 @@ class Entry:
     def __init__(
         self, call: Encoded, options: Options, key: str | None, waiter: Settled, context: Context | None = None
     ) -> None:
-        self.call = call
-        self.options = options
-        self.key = key
-        self.digest = b"" if key is None else digest_of(call.endpoint, call.body, None)
-        self.context = context
+        self.call: Encoded = call
+        self.options: Options = options
+        self.key: str | None = key
+        self.digest: bytes = b"" if key is None else digest_of(call.endpoint, call.body, None)
+        self.context: Context | None = context
         self.until: float | None = None
-        self.waiters = [waiter]
+        self.waiters: list[Settled] = [waiter]
 
     def join(self, other: "Entry") -> None:
         """Let those wait here who wait for the same to be submitted, or tell them that it is not the same."""

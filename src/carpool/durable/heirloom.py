@@ -9,7 +9,7 @@ from ..errors import ResultMissing
 from ..journal import Stamped
 from .submissions import Submissions
 
-log = logging.getLogger("carpool")
+log: logging.Logger = logging.getLogger("carpool")
 
 _GONE = "The journal tells of the submission, and no longer of its request. Submit it again."
 

@@ -22,7 +22,7 @@ from .keys import Keys
 from .standing import Standing
 from .timeouts import Timeouts
 
-log = logging.getLogger("carpool")
+log: logging.Logger = logging.getLogger("carpool")
 
 _TIMED_OUT = (
     "The submission's timeout ended before its answer came. If it was packed into a batch, it runs on, and is billed."
@@ -63,8 +63,8 @@ class Submissions:
         self._callers = callers
         self._record_all = record
         self._now = now
-        self.standing = Standing()
-        self.timeouts = Timeouts(self.standing.is_open, escalate)
+        self.standing: Standing = Standing()
+        self.timeouts: Timeouts = Timeouts(self.standing.is_open, escalate)
         self._keys = Keys(
             journal, start, self._join, self._known, lambda: callers.refusal is not None, self._refuse_late, self._free
         )

@@ -17,7 +17,7 @@ from .calls import CallsSeen, Money
 from .stretches import stretches_of
 from .teller import Teller
 
-log = logging.getLogger("carpool.events")
+log: logging.Logger = logging.getLogger("carpool.events")
 
 
 def begin(
@@ -68,12 +68,12 @@ class Observer:
         self._teller = Teller(hook)
         self._batches = BatchesSeen(pool, self._teller, engine.holds)
         money = Money(provider.usage, prices, flexible=flexible)
-        self.calls = CallsSeen(pool, self._teller, now, money, self._batches.spent)
+        self.calls: CallsSeen = CallsSeen(pool, self._teller, now, money, self._batches.spent)
         self._known: set[Lane] = set()
         self._limits: dict[Queue, int | None] = {}
-        self.hold = self._teller.hold
-        self.let_go = self._teller.let_go
-        self.replay = self._batches.replay
+        self.hold: Callable[[], None] = self._teller.hold
+        self.let_go: Callable[[], None] = self._teller.let_go
+        self.replay: Callable[[EngineEvent, float], None] = self._batches.replay
 
     # --- the engine's
 

@@ -8,7 +8,7 @@ from inspect import iscoroutine
 
 from ..event import Event
 
-log = logging.getLogger("carpool.observe")
+log: logging.Logger = logging.getLogger("carpool.observe")
 
 
 class Teller:

@@ -1,4 +1,4 @@
-"""OpenTelemetry: a hook for `Pool(on_event=...)` that makes spans and metrics. Needs `pip install "carpool[otel]"`.
+"""OpenTelemetry: a hook for `Pool(on_event=...)` that makes spans and metrics. Needs the extra `otel`.
 
 Names and attributes follow the GenAI semantic conventions, as of `open-telemetry/semantic-conventions-genai` in
 November 2026 (status: development), which build on the semantic conventions 1.42; what is carpool's own begins with
@@ -10,7 +10,7 @@ from importlib.metadata import version
 try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError:
-    raise ModuleNotFoundError('carpool.otel needs opentelemetry-api: pip install "carpool[otel]"') from None
+    raise ModuleNotFoundError("carpool.otel needs opentelemetry-api: install carpool with its extra otel") from None
 
 from ..event import Event
 from .metering import Metering

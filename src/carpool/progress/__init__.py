@@ -17,7 +17,7 @@ __all__ = ["JsonEvents", "Progress", "Reporter", "start"]
 
 Progress: TypeAlias = Callable[[Stats], object] | Reporter | Literal[False] | None
 
-log = logging.getLogger("carpool.progress")
+log: logging.Logger = logging.getLogger("carpool.progress")
 
 
 def start(

@@ -23,10 +23,12 @@ class Course:
     """Follow one batch from its creation on, at the time `since`."""
 
     def __init__(self, batch: BatchStats, since: float, now: float) -> None:
-        self.queue = batch.lane.queue
+        self.queue: Queue = batch.lane.queue
+        self.rows: int = batch.rows
+        self.unsettled: int = batch.unsettled
         self._began = self._resting_until = since
         self._first_look = self._counted_at = now
-        self.done = batch.done or 0
+        self.done: int = batch.done or 0
         self._ended: float | None = None
         self.note(batch, now)
 

@@ -19,7 +19,7 @@ class JsonEvents:
     `write` is given a line with its end.
     """
 
-    pause = 1.0
+    pause: float = 1.0
 
     def __init__(self, write: Callable[[str], object], total: Total = None, *, every: float = 5.0) -> None:
         self._write = write

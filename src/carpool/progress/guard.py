@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ..stats import Stats
 from .lines import Reporter
 
-log = logging.getLogger("carpool.progress")
+log: logging.Logger = logging.getLogger("carpool.progress")
 
 
 class Occupied(Exception):

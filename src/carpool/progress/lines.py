@@ -32,7 +32,7 @@ class Reporter(Protocol):
 class Silent:
     """Show nothing."""
 
-    pause = math.inf
+    pause: float = math.inf
 
     def update(self, stats: Stats, now: float) -> None:
         """Do nothing."""
@@ -44,7 +44,7 @@ class Silent:
 class Calls:
     """Call a function with the figures."""
 
-    pause = 0.5
+    pause: float = 0.5
 
     def __init__(self, function: Callable[[Stats], object]) -> None:
         self._function = function
@@ -61,7 +61,7 @@ class Calls:
 class Lines:
     """Say a sentence at most once a minute, when something has changed, and at last."""
 
-    pause = 60.0
+    pause: float = 60.0
 
     def __init__(self, say: Callable[[str], object], total: Total = None, *, journal: bool = False) -> None:
         self._say = say

@@ -22,7 +22,7 @@ _CODE = '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-fam
 class Notebook:
     """Show the view in the output of the cell."""
 
-    pause = 1.0
+    pause: float = 1.0
 
     def __init__(self, display: Display, total: Total = None, *, journal: bool = False) -> None:
         self._display = display

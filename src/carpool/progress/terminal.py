@@ -46,7 +46,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 class Terminal:
     """Draw the view in place; what others write to the terminal meanwhile stands above it."""
 
-    pause = 0.5
+    pause: float = 0.5
 
     def __init__(self, console: Console, total: Total = None, *, journal: bool = False) -> None:
         self._console = console

@@ -21,7 +21,7 @@ from msgspec import structs
 from ..models import Lane, Run
 from ..naming import download_name, segment_name
 from ..ports import RunSync
-from .tails import CHUNK, Chunk, Frame, Tails
+from .tails import CHUNK, Add, Chunk, Frame, LaneKey, Lines, Report, Tails
 
 Range = tuple[int, int, int]  # segment, offset, length
 
@@ -38,10 +38,12 @@ class Spool:
         self._frame = frame
         self._run_sync = run_sync
         self._tails = Tails(frame, numbered)
-        self.add, self.add_all, self.accepted = self._tails.add, self._tails.add_all, self._tails.accepted
+        self.add: Add = self._tails.add
+        self.add_all: Callable[[LaneKey, Lines], None] = self._tails.add_all
+        self.accepted: Callable[[], list[Report]] = self._tails.accepted
         self._downloads = numbered
         self._folder = folder
-        self.keeps = folder is not None
+        self.keeps: bool = folder is not None
         self._unsafe: SimpleQueue[str] = SimpleQueue()  # files of which not all would survive a crash
         self._writing = anyio.Lock()
 

@@ -6,7 +6,7 @@ Bodies gather until they make a slice, and become lines together; lines gather u
 import math
 from array import array
 from collections.abc import Callable, Container
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..models import Lane, Run
 
@@ -48,6 +48,20 @@ class Lines(NamedTuple):
     bodies: list[bytes]
     inputs: list[int]
     digests: list[bytes]
+
+
+class Add(Protocol):
+    """Append a line, as `Tails.add` does."""
+
+    def __call__(
+        self,
+        lane: LaneKey,
+        number: int,
+        body: bytes,
+        inputs: int,
+        digest: bytes | None = None,
+        pack_by: float = math.inf,
+    ) -> None: ...
 
 
 class _Tail:

@@ -26,7 +26,7 @@ Httpx2: TypeAlias = httpx2.Client
 AsyncHttpx: TypeAlias = "httpx.AsyncClient"
 Httpx: TypeAlias = "httpx.Client"
 
-log = logging.getLogger("carpool.transports")
+log: logging.Logger = logging.getLogger("carpool.transports")
 
 # Attributes of a client: its pool, and what gives the client by which passes what does not ride.
 _POOL, _INNER = "carpool_pool", "carpool_inner"

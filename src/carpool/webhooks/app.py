@@ -14,7 +14,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-log = logging.getLogger("carpool.webhooks")
+log: logging.Logger = logging.getLogger("carpool.webhooks")
 
 MOST = 65_536  # bytes: the deliveries that are of use here have some two hundred
 

@@ -120,8 +120,8 @@ def in_lines(found: Forecast) -> Iterator[str]:
     """Say it in lines."""
     total = found.sum
     yield (
-        f"{plural(total.requests, 'request')}, {plural(total.tokens, 'prompt token')}, {total.batches:,} batches or "
-        "more; nothing was sent."
+        f"{plural(total.requests, 'request')}, {plural(total.tokens, 'prompt token')}, "
+        f"{plural(total.batches, 'batch')} or more; nothing was sent."
     )
     if found.held:
         yield f"{plural(found.held, 'row')} more are in OUTPUT already."

@@ -31,7 +31,8 @@ class Output:
     def __init__(self, path: Path, descriptor: int, mark: bytes = ASKED, *, texts: bool, made: bool) -> None:
         self.path = path
         self.mark = mark
-        self.rows = self.failed = 0
+        self.rows: int = 0
+        self.failed: int = 0
         self._descriptor = descriptor
         self._texts = texts
         self._made = made  # and empty so far

@@ -34,7 +34,7 @@ class Input:
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         self.name = name
-        self.rereadable = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        self.rereadable: bool = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self._start = file.tell() if self.rereadable else 0  # of the standard input others may have read some
         self._busy = self._closed = False
 

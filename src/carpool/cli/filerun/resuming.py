@@ -27,11 +27,12 @@ class Begun:
     """
 
     def __init__(self, seen: "array[int] | None" = None) -> None:
-        self.seen = array("I") if seen is None else seen
-        self.rows = self.failed = 0
+        self.seen: array[int] = array("I") if seen is None else seen
+        self.rows: int = 0
+        self.failed: int = 0
         self.size = 0
         self.ended = True
-        self.ordered = True
+        self.ordered: bool = True
         self._crcs = array("I")  # of row 1 and on; 0 is unknown
         self._held = bytearray()
 

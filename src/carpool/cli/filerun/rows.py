@@ -82,8 +82,8 @@ class Parser:
 
     def __init__(self, endpoint: str | None = None) -> None:
         self._endpoint = endpoint
-        self.number = 0
-        self.line = 0
+        self.number: int = 0
+        self.line: int = 0
 
     def feed(self, lines: list[bytes]) -> Rows:
         """Give the rows of the next lines; blank ones hold none."""

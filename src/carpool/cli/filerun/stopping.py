@@ -13,7 +13,7 @@ class Stop:
     """Hear Ctrl-C and SIGTERM; `signal` is the first that came, 0 before."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal: int = 0
         self._wake: Callable[[], object] | None = None
 
     @property

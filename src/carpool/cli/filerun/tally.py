@@ -19,7 +19,7 @@ class Names:
     """Count custom_ids that are missing or come twice; eight bytes are kept of each."""
 
     def __init__(self) -> None:
-        self.missing = 0
+        self.missing: int = 0
         self._parts = [array("q") for _ in range(_PARTS)]
 
     def add(self, rows: Rows) -> None:
@@ -43,11 +43,12 @@ class Tally:
 
     def __init__(self, name: str, say: Callable[[str], object]) -> None:
         self.name = name
-        self.names = Names()
-        self.bad = self.answered = 0
+        self.names: Names = Names()
+        self.bad: int = 0
+        self.answered: int = 0
         self.total: int | None = None  # requests in INPUT that OUTPUT held no answer to, once it is read
-        self.codes = Counter[str]()  # of the rows that failed
-        self.cost = Cost()
+        self.codes: Counter[str] = Counter[str]()  # of the rows that failed
+        self.cost: Cost = Cost()
         self.say = say
 
     def tell_bad(self, line: int, why: str) -> str:
