@@ -5,6 +5,10 @@ ROOMS := $(filter-out tests/engine/ tests/providers/,$(sort $(dir $(wildcard tes
 POOLS := $(wildcard tests/test_pool*.py tests/test_streams*.py)
 SERVICES := $(wildcard $(addprefix tests/test_,admission.py durable*.py examples.py keys.py shared_limits.py steps.py trickle.py \
 	wakes.py webhook*.py))
+SOCKETS := $(addprefix tests/,test_loopback.py test_webhooks_sockets.py test_spool.py test_shelf.py test_parts.py \
+	test_structured.py security/test_security_wire.py dropin/test_dropin_openai.py progress/test_progress_pool.py \
+	journal/test_journal_contract.py journal/test_journal_sqlite.py journal/test_journal_claims.py \
+	$(addprefix cli/test_filerun_,output.py reading.py stream.py))
 SLOW := tests/test_benchmarks.py::test_an_unknown_limit_is_found_and_kept_over_loopback
 SOAK := tests/test_soak.py
 
@@ -13,7 +17,7 @@ ROOMY := $(shell test "$$(df --output=avail /dev/shm 2>/dev/null | tail -n 1)" -
 PYTEST := TMPDIR=$(or $(TMPDIR),$(ROOMY),/tmp) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types coverage parts rooms pools check services waits crash soak simulate dropin bench guard docs picture clean
+.PHONY: help demo test lint types coverage parts rooms pools check services waits uvloop long crash soak simulate fuzz resources interop pythons lowest audit dropin bench guard docs wheel picture clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -79,16 +83,42 @@ services: .venv/.tests .vocabulary/.ready ## the tests of what long-lived servic
 waits: .venv/.tests .vocabulary/.ready ## the tests that wait most of their time
 	$(BIN)/python -m pytest -q $(SLOW) $(SOAK)
 
+uvloop: .venv/.tests .vocabulary/.ready ## tests that take real time, sockets and files, with uvloop as the event loop
+	CARPOOL_LOOP=uvloop $(PYTEST) -q $(SOCKETS) -k asyncio
+
+long: .venv/.tests ## what make test does with fewer calls and steps: engine and journal against models, all faults at once
+	CARPOOL_MACHINES=3000 $(PYTEST) --timeout 3600 tests/engine tests/journal -k 'Machine and not another'
+	CARPOOL_CALLS=20000 $(PYTEST) --timeout 3600 tests/test_all_faults.py
+
 crash: .venv/.tests ## kill a process at every write, file operation and exchange, and start it again
 	CARPOOL_CRASH=all $(BIN)/python -m pytest tests/crash
 
 soak: .venv/.tests ## ten minutes of requests, restarts and faults before two services on one folder
 	$(BIN)/python -m benchmarks.soak
 
+fuzz: .venv/.tests ## tens of thousands of inputs for the parsers, the wire, whole pools and the emulator
+	CARPOOL_FUZZ=$(or $(EXAMPLES),5000) PYTHONPATH=tests/fuzz $(PYTEST) -p fuzz_kit -q --timeout 3600 tests/fuzz
+
 simulate: .venv/.tests ## thousands of worlds on virtual time, each drawn from a seed, and bugs that they must find
 	PYTHONPATH=tests $(BIN)/python -m simulate --jobs 2 --small 0:2000
-	PYTHONPATH=tests $(BIN)/python -m simulate --jobs 2 0:1000
-	PYTHONPATH=tests $(BIN)/python -m simulate --planted
+	PYTHONPATH=tests $(BIN)/python -m simulate --jobs 2 0:600
+	PYTHONPATH=tests $(BIN)/python -m simulate --jobs 2 --small --twice 2000:2100
+	PYTHONPATH=tests $(BIN)/python -m simulate --jobs 2 --planted
+
+resources: .venv/.tests ## a million calls, 1,000 open batches, bodies of 10 MB, files of 190 MB and 2 GB: memory, disk, descriptors
+	CARPOOL_RESOURCES=all $(BIN)/python -m pytest -s tests/resources
+
+interop: .venv/.tests ## go through everything with the servers of others, each of a pinned version: OGX and aimock
+	PYTHONPATH=tests $(BIN)/python -m interop
+
+pythons: .venv/.tests .vocabulary/.ready ## run the tests with each Python from 3.11 on that is here, or that PYTHONS names
+	PYTHONPATH=tests $(BIN)/python -m interop.pythons
+
+lowest: .venv/.tests .vocabulary/.ready ## run tests with the lowest versions that pyproject.toml allows
+	PYTHONPATH=tests $(BIN)/python -m interop.lowest
+
+audit: .venv/.tests ## the licences of what is needed at run time, and what of it is known to be vulnerable
+	PYTHONPATH=tests $(BIN)/python -m interop.audit
 
 dropin: .venv/pyvenv.cfg ## run each client in an environment of its own, and write docs/reference/clients.md
 	$(BIN)/python tests/dropin/environments.py
@@ -101,6 +131,11 @@ guard: .venv/.tests ## fail where a call costs more, beside the floor of the sam
 
 docs: .venv/.docs ## build the documentation as a site, strictly: build/site
 	$(BIN)/mkdocs build --strict --quiet
+
+wheel: ## build the wheel, and test it as it is installed: its types with pyright, which brings Node, and code without src/ in reach
+	rm -rf build/wheel
+	mkdir -p build
+	.github/wheel.sh $(PYTHON) build/wheel
 
 picture: .venv/.tests ## draw the live view of a run on virtual time: docs/images/progress.svg
 	$(BIN)/python tests/progress/draw_progress.py

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-import glob
+import inspect
 import os
 import ssl
 import tempfile
@@ -20,9 +20,11 @@ from virtual import VirtualLoop
 
 
 @pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run each async test on both backends, on real time."""
-    return str(request.param)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run each async test on both backends, on real time; asyncio by uvloop where CARPOOL_LOOP says so."""
+    if request.param == "asyncio" and os.environ.get("CARPOOL_LOOP") == "uvloop":
+        return "asyncio", {"use_uvloop": True}
+    return request.param
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -97,7 +99,7 @@ def _nothing_left(_own_temporary_folder: None) -> Iterator[None]:
         time.sleep(0.01)
         after = _leftovers()
     assert after[0] <= before[0], f"threads left: {after[0] - before[0]}"
-    assert after[1] <= before[1], f"folders left: {after[1] - before[1]}"
+    assert after[1] <= before[1], f"files left: {after[1] - before[1]}"
     assert after[2] <= before[2], f"{after[2] - before[2]} descriptors left"
     gc.freeze()  # what pytest keeps of this test need not be looked at after each of the others
 
@@ -107,8 +109,15 @@ def _leftovers() -> tuple[set[str], set[str], int]:
     threads = {
         t.name for t in threading.enumerate() if not t.name.startswith(("AnyIO worker", "Trio", "pytest_timeout"))
     }
-    folders = set(glob.glob(os.path.join(tempfile.gettempdir(), "carpool-*")))
-    return threads, folders, len(os.listdir("/dev/fd"))
+    return threads, set(os.listdir(tempfile.gettempdir())), len(os.listdir("/dev/fd"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: Any) -> None:
+    """Let every async test use `no_tasks_left`."""
+    inner = obj.hypothesis.inner_test if hasattr(obj, "hypothesis") else obj
+    if collector.istestfunction(obj, name) and inspect.iscoroutinefunction(inner):
+        pytest.mark.usefixtures("no_tasks_left")(obj)
 
 
 @pytest.fixture

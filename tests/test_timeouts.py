@@ -357,8 +357,8 @@ def test_deadlines_that_are_settled_in_time_do_not_accumulate() -> None:
 
 def test_many_deadlines_that_wait_are_taken_in_time() -> None:
     deadlines = Deadlines(lambda number: True)
-    start = time.perf_counter()
+    start = time.thread_time()
     for number in range(200_000):
         deadlines.set(number, float(number * 7_919 % 200_003))
     assert len(deadlines.due(1e9)) == 200_000
-    assert time.perf_counter() - start < 3
+    assert time.thread_time() - start < 3

@@ -8,12 +8,14 @@ import signal
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyte
 
 _STILL = 0.15  # seconds without a sign: what was written is a whole, for it is drawn every half second
+_BETWEEN = 0.35  # seconds since it was read, for which the next drawing is some way off
 
 
 class Seen(NamedTuple):
@@ -49,16 +51,25 @@ class Terminal:
         )
         os.close(there)
         self.raw = b""
+        self._read_at = 0.0
         self.screens: list[Seen] = []
         self._open = True
 
     def _resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self._here, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
-    def resize(self, width: int, height: int) -> None:
-        """Give the window another size."""
-        self._resize(width, height)
-        self.screen.resize(height, width)
+    def resize(self, width: int, height: int) -> bool:
+        """Give the window another size, between two drawings: one for the old size would not fit; tells whether it did.
+
+        The program is held meanwhile. Where it has written since it was read, or is about to, the size stays.
+        """
+        self.process.send_signal(signal.SIGSTOP)
+        between = time.monotonic() - self._read_at < _BETWEEN and not select.select([self._here], [], [], 0)[0]
+        if between:
+            self._resize(width, height)
+            self.screen.resize(height, width)
+        self.process.send_signal(signal.SIGCONT)
+        return between
 
     def interrupt(self) -> None:
         """Do as Ctrl-C does."""
@@ -75,6 +86,7 @@ class Terminal:
                 os.close(self._here)
                 self._open = False
             self.raw += written
+            self._read_at = time.monotonic()
             self._stream.feed(written)
         if not self.screens or self.lines != self.screens[-1].lines:
             self.screens.append(Seen(self.lines, self.screen.cursor.hidden))
