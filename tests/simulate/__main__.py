@@ -96,7 +96,7 @@ def _planted(names: Sequence[str], jobs: int) -> int:
     caught = 0
     for name, seed in zip(names, _map(_hunt, names, jobs), strict=True):
         caught += seed is not None
-        how = "NOT FOUND" if seed is None else f"seed {seed.seed}: {seed.broken[0][:_WIDTH]}"
+        how = "NOT FOUND" if seed is None else f"{'small ' * seed.small}seed {seed.seed}: {seed.broken[0][:_WIDTH]}"
         print(f"{name}: {how}", flush=True)
     print(f"{len(names)} bugs planted, {caught} of them found")
     return int(caught < len(names))
@@ -105,7 +105,7 @@ def _planted(names: Sequence[str], jobs: int) -> int:
 def _hunt(name: str) -> Found | None:
     """Hunt a bug by its name, as one itself is not sent to another process."""
     (bug,) = (bug for bug in PLANTED if bug.name == name)
-    return hunt(bug)
+    return hunt(bug, small=True) or hunt(bug)
 
 
 if __name__ == "__main__":

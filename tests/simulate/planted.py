@@ -26,6 +26,7 @@ from carpool.engine.lanes import Lanes
 from carpool.engine.ledger import Ledger
 from carpool.engine.recovery import Recovery
 from carpool.engine.rounds import Rounds
+from carpool.journal import Intents as Declared
 from carpool.journal.sqlite import claims
 from carpool.journal.sqlite.facts import Facts
 from carpool.journal.sqlite.intents import Intents
@@ -153,7 +154,7 @@ PLANTED = (
     Planted("what was not recorded did not happen", Recovery, "finish", _trusting),
     Planted("a call does not wait for what is under way elsewhere", Resumption, "_must_wait", _giving(False)),
     Planted("nothing is under way elsewhere", Stances, "under_way", _giving(set())),
-    Planted("nobody else is about to begin", Intents, "declare", _giving(set())),
+    Planted("nobody else is about to begin", Intents, "declare", _giving(Declared(frozenset(), frozenset()))),
     Planted("of two rows of a key the elder is taken", Resumption, "_choose", _eldest),
     Planted("requests are not known again", Requests, "find", _giving([])),
     Planted("files are taken to be whole", Checking, "collected", lambda real: _finishing),
@@ -182,7 +183,7 @@ PLANTED = (
     Planted("what failed live rides in its batch", Batch, "holds_ended", lambda real: False),
     Planted("a disk that is full is overlooked", Recorder, "lose", _giving(None)),
     # What takes its time.
-    Planted("a listing is never doubted", Rounds, "_doubted", _giving([])),
+    Planted("a listing is never doubted", Rounds, "_doubt", lambda real: lambda self, due, batches, now: due),
     # What has room.
     Planted("limits stay as they were", Collector, "set_limits", _giving(None)),
     Planted("room is never given back", Ledger, "forget", _keeping),

@@ -11,6 +11,7 @@ from .room import closed_room, run_on
 from .tally import Tally, tally
 from .world import Seen, World
 
+_BROKE_DOWN = "the world broke down"
 _ENOUGH = range(40)  # seeds, in which a planted bug must be found
 
 
@@ -25,6 +26,7 @@ class Found(NamedTuple):
     """Name the seed in which a planted bug was found, and by what."""
 
     seed: int
+    small: bool
     broken: list[str]
 
 
@@ -36,7 +38,7 @@ def simulate(plan: Plan) -> Result:
         try:
             run_on(plan.backend, plan.seed, world.run)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a finding
-            return Result(world.seen, [f"the world broke down: {exc!r}"])
+            return Result(world.seen, [f"{_BROKE_DOWN}: {exc!r}"])
     return Result(world.seen, list(broken(plan, world.seen)))
 
 
@@ -60,10 +62,10 @@ def repeated(plan: Plan) -> tuple[list[str], Tally]:
 
 
 def hunt(bug: Planted, seeds: Iterable[int] = _ENOUGH, *, small: bool = False) -> Found | None:
-    """Plant a bug, and run seeds until one finds it."""
+    """Plant a bug, and run seeds until one finds it: by what it breaks, not because it does not fit the code."""
     for seed in seeds:
         with bug.there():
             _, promises = simulate(draw(seed, small=small))
-        if promises:
-            return Found(seed, promises)
+        if promises and not promises[0].startswith(_BROKE_DOWN):
+            return Found(seed, small, promises)
     return None

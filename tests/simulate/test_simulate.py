@@ -40,6 +40,9 @@ def test_a_plan_that_was_written_down_runs_again_step_by_step(backend: Backend) 
 
 def test_at_least_twenty_bugs_are_planted() -> None:
     assert len({bug.name for bug in PLANTED}) == len(PLANTED) >= 20
+    for bug in PLANTED:
+        with bug.there():  # what it replaces is there
+            pass
 
 
 @pytest.mark.parametrize("bug", [bug for bug in PLANTED if bug.name in QUICK], ids=lambda bug: bug.name)

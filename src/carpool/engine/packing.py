@@ -60,7 +60,6 @@ class Waiting:
 
     def append(self, run: Run) -> None:
         """Add rows at the end, into the last run where the spool goes on from there: few runs make few ranges."""
-        size = run.size
         last = self._runs[-1] if self._runs else None
         if last is not None and last.tokens is None and self._end == (run.segment, run.offset):
             last.rows.extend(run.rows)
@@ -69,8 +68,9 @@ class Waiting:
                 last.inputs.extend(run.inputs)
         else:
             self._runs.append(run.part(0, len(run)))
-        self._end = (run.segment, run.offset + size)
+        before = self.size
         self._count((run,), 1)
+        self._end = (run.segment, run.offset + self.size - before)
 
     def put_back(self, runs: Sequence[Run]) -> None:
         """Add rows where they were: most of them in front, since they have waited already."""
@@ -231,7 +231,7 @@ def sum_loads(runs: Iterable[Run]) -> Load:
 
 def larger(run: Run, size: int) -> Iterator[Run]:
     """Give the rows of more than so many bytes whose tokens are not known."""
-    if run.tokens is None and max(run.sizes) > size:
+    if run.tokens is None and run.size > size and max(run.sizes) > size:  # to add up takes less than to compare
         yield from (part for is_large, part in stretches(run, (bytes_ > size for bytes_ in run.sizes)) if is_large)
 
 
