@@ -384,3 +384,55 @@ def test_listings_that_fail_again_and_again_are_tried_ever_more_rarely() -> None
         tried += [shell.now] if check.place == NEWEST else []
         tell(shell, check, *([page(keys)] if check.place == NEWEST else []))
     assert len(tried) > 10
+
+
+# --- listings that are stale
+
+
+def test_where_two_that_are_asked_for_singly_were_further_in_turn_no_listing_is_read_for_a_while() -> None:
+    shell = Shell()
+    keys = opened(shell, 4)
+    ended: list[str] = []
+    listings = 0
+    while len(ended) < 2:
+        check = due(shell)
+        if check.place is not None:  # it says that all run, for ever
+            tell(shell, check, page([key for key in keys if key not in ended]))
+            listings += 1
+        else:
+            (key,) = check.keys
+            tell(shell, check, ended=[key])
+            ended.append(key)
+    assert listings > 3
+    asked = shell.now
+    while shell.now < asked + 800:
+        for check in of(shell.until(Check), Check):
+            assert check.place is None
+            tell(shell, check)
+    listed = False
+    while not listed:
+        for check in of(shell.until(Check), Check):
+            listed = listed or check.place is not None
+            tell(shell, check, *([page(check.keys)] if check.place is not None else []))
+    assert shell.now < asked + 1_500
+
+
+def test_a_listing_that_was_doubted_is_believed_where_it_tells_something_new() -> None:
+    shell = Shell()
+    keys = opened(shell, 3)
+    doubted = False
+    while not doubted:
+        check = due(shell)
+        doubted = check.place is None
+        tell(shell, check, *([] if doubted else [page(keys)]))
+    for _ in range(30):
+        check = due(shell)
+        assert check.place == NEWEST
+        shell.tell(
+            Checked(
+                check.remote_ids,
+                [status(key, "in_progress", answered=shell.now) for key in keys],
+                NEWEST,
+                (page(keys),),
+            )
+        )

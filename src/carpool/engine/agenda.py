@@ -41,6 +41,11 @@ class Agenda(Generic[K]):
         if due > at:
             self.set(name, at, since)
 
+    def delay(self, name: K, at: float) -> None:
+        """Let `name`, which is due some time, be due at `at` at the earliest."""
+        due, since = self._at[name]
+        self.set(name, max(due, at), since)
+
     def drop(self, name: K) -> None:
         """Forget `name`."""
         self._at.pop(name, None)

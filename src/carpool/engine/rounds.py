@@ -110,11 +110,11 @@ class Rounds:
         doubted = told.pop(self._doubts % len(told))
         self._doubts += 1
         self._doubted = doubted.key
-        idle = [batch for batch in batches if batch.stage is Stage.OPEN and batch.key in self._agenda]
-        for batch in (*told, *(batch for batch in idle if batch.may_be_told)):
-            later = now + check_pause(now - batch.opened_at, self._timing, 0.0)
-            if batch.key not in self._agenda or self._agenda.is_due(batch.key, later):
-                self._agenda.set(batch.key, later)
+        for batch in told:
+            self._agenda.set(batch.key, now)
+        others = [batch for batch in batches if batch.stage is Stage.OPEN and batch.key in self._agenda]
+        for batch in [batch for batch in others if batch.may_be_told]:
+            self._agenda.delay(batch.key, now + check_pause(now - batch.opened_at, self._timing, 0.0))
         return [batch for batch in due if batch.key not in self._agenda]
 
     def heard(self, keys: Collection[str], *, further: bool, listed: bool, now: float) -> None:
