@@ -21,7 +21,8 @@ class Rounds:
 
     What is due in a moment goes with what is due at its place. What the listing shows that is being read waits for its
     answer, for `poll_min` at most, and is then asked for where it was not in it. A listing may be stale for good (traps
-    12): where many tell nothing new, the oldest batch is asked for singly, and all are if that one is further.
+    12): where none tells anything new for long, one batch is asked for singly, another one each time; all are for a
+    while where two in turn are further.
     """
 
     def __init__(self, timing: Timing, agenda: Agenda[Name]) -> None:
