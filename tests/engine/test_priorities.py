@@ -43,8 +43,8 @@ def test_what_is_urgent_goes_before_all_that_waits() -> None:
     assert sum(at < started(world, 105) for at in later) <= 1
 
 
-def test_most_of_what_can_wait_goes_last() -> None:
-    """Each priority has one batch in line: where several find room at once, lower ones find it too."""
+def test_what_can_wait_goes_last_though_several_find_room_at_once() -> None:
+    """Each priority has one batch in line; the next of a higher one is chosen before a lower one is let in."""
     world = limited(100)
     world.accept(range(1, 51), lane=IDLE, size=40)
     world.accept(range(51, 101), size=40, segment=2)
@@ -52,7 +52,7 @@ def test_most_of_what_can_wait_goes_last() -> None:
     assert sorted(world.settled) == list(range(1, 101))
     plain = [place for place, lane in enumerate(lanes_of(world)) if lane == LANE]
     idle = [place for place, lane in enumerate(lanes_of(world)) if lane == IDLE]
-    assert sum(place > plain[-1] for place in idle) >= len(idle) / 2
+    assert sum(place < plain[-1] for place in idle) <= len(plain) / 10  # by having waited long
     assert sum(place < idle[-1] for place in plain) == len(plain)
 
 

@@ -91,10 +91,10 @@ class Batches:
     def make_room(self, queue: Queue, now: float) -> list[Command]:
         """Create the batches for which there is room, and choose the next ones."""
         is_stale = partial(self._is_stale, now)
-        let_in = [self._batches[key] for key in self._lanes.let_in(queue, now, is_stale, self._asks)]
-        uploaded = [batch for batch in let_in if batch.stage is Stage.UPLOADED]
+        let_in, packed = self._lanes.let_in(queue, now, is_stale, self._asks)
+        uploaded = [batch for batch in map(self._batches.__getitem__, let_in) if batch.stage is Stage.UPLOADED]
         forbidden = self._lanes.forbidden(queue, now, is_stale)
-        return [*self.next_steps(uploaded, now), *forbidden, *self._lanes.consider_all(queue, now)]
+        return [*self.next_steps(uploaded, now), *packed, *forbidden, *self._lanes.consider_all(queue, now)]
 
     def _asks(self, key: str) -> bool:
         """Tell whether the journal is asked for room for a batch as soon as it is let in."""

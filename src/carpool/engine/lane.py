@@ -162,6 +162,11 @@ class LaneState:
 
     # --- what to do next
 
+    @property
+    def is_choosing(self) -> bool:
+        """Tell whether its next batch is being counted or recorded."""
+        return bool(self.packing) or self.counting > 0
+
     def plan(self, now: float, ready_at: float, spare_at: float, *, first: bool, countable: bool) -> Plan:
         """Say what to do; at most one batch of the lane waits for room.
 

@@ -400,31 +400,48 @@ class Lanes:
 
     def let_in(
         self, queue: Queue, now: float, is_stale: Callable[[str], bool], asks: Callable[[str], bool]
-    ) -> list[str]:
+    ) -> tuple[list[str], list[Command]]:
         """Reserve room for the batches that stand in line, as far as it goes, and name them; not for stale ones.
 
-        Behind one that `asks` the journal next, the others wait for what it says.
+        A lane that goes before the first in line chooses its next batch before. Behind one that `asks` the journal
+        next, the others wait for what it says.
         """
         ledger = self.ledger(queue)
         let_in: list[str] = []
+        commands: list[Command] = []
         while ledger.line and not self.leaving:
             key, load = next(iter(ledger.line.items()))
             if key in self._returning or not ledger.fits(load, now) or is_stale(key):
                 break
+            before = self._before(queue, key)
+            commands += [command for lane in before for command in self.consider(lane, now)]
+            if any(self._lanes[lane].is_choosing for lane in before):
+                break
             ledger.reserve(key, load, now)
-            self._turns.take(key, now)
+            self._take_turn(key, now)
             let_in.append(key)
             if asks(key):
                 ledger.others.asking.add(key)
-        for lane in self._of(queue):
-            if self._lanes[lane].ahead in let_in:
-                self._lanes[lane].ahead = None
         wake = ledger.wake(now) if ledger.line and not self.leaving else math.inf
         if wake < math.inf:
             self._agenda.set(queue, wake)
         else:
             self._agenda.drop(queue)
-        return let_in
+        return let_in, commands
+
+    def _take_turn(self, key: str, now: float) -> None:
+        """Note that a batch has its turn, so that its lane may choose the next one."""
+        state = self._lanes[self._turns.take(key, now)]
+        if state.ahead == key:
+            state.ahead = None
+
+    def _before(self, queue: Queue, key: str) -> list[Lane]:
+        """Give the lanes whose next batch goes before one that stands in line, those first whose turn it is."""
+        lanes = self._of(queue)
+        if len(lanes) < 2:
+            return []
+        mine = self._turns.rank(key, step_of(self.ledger(queue).usual))
+        return sorted((lane for lane in lanes if self._rank(lane) < mine), key=self._rank)
 
     def forbidden(self, queue: Queue, now: float, is_stale: Callable[[str], bool]) -> list[Command]:
         """Take back the batch that is next in line, where it is above what the user allows, or there is room but it is

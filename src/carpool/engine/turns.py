@@ -51,19 +51,22 @@ class Turns:
 
     def line_up(self, line: dict[str, Load], key: str, load: Load, step: float) -> None:
         """Let a batch wait in line: behind those that came before it, by their ranks."""
-        mine = self._rank(key, step)
-        behind = [other for other in line if self._rank(other, step) > mine]
+        mine = self.rank(key, step)
+        behind = [other for other in line if self.rank(other, step) > mine]
         line[key] = load
         for other in behind:
             line[other] = line.pop(other)
 
-    def _rank(self, key: str, step: float) -> float:
+    def rank(self, key: str, step: float) -> float:
+        """Give the place of a batch among others: the lower goes first."""
         lane, since = self._stands[key]
         return rank(since, lane.priority, step)
 
-    def take(self, key: str, now: float) -> None:
-        """Note that a batch has its turn."""
-        self._had[self._stands[key].lane] = now
+    def take(self, key: str, now: float) -> Lane:
+        """Note that a batch has its turn, and give its lane."""
+        lane = self._stands[key].lane
+        self._had[lane] = now
+        return lane
 
     def give_back(self, key: str) -> None:
         """Note that a batch found no room: it is its lane's turn as it was before."""
