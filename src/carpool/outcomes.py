@@ -1,6 +1,6 @@
 """What a caller gets: the answer in a row, or the error that says what happened."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -70,7 +70,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def response_of(row: Row, batch_id: str) -> Response:
     """Give the answer in a row that is `ok`."""
-    return Response(row.custom_id, batch_id, row.request_id, row.status_code, row.body)
+    return responses_of((row,), batch_id)[0]
+
+
+def responses_of(rows: Iterable[Row], batch_id: str) -> list[Response]:
+    """Give the answers in rows that are `ok`."""
+    return [Response(row.custom_id, batch_id, row.request_id, row.status_code, row.body) for row in rows]
 
 
 def error_of_row(row: Row, batch_id: str, attempts: Sequence[Attempt] = ()) -> CarpoolError:

@@ -271,7 +271,7 @@ class Pool:
         outside the pool's life, `PoolFull` where there is no room and nobody may wait. A caller that is cancelled while
         its call waits takes it out of the queue; one whose call was packed into a batch leaves it to run.
         """
-        home = self._open()
+        home = self._home or self._open()
         asked = self._asked(endpoint, body)
         number, waiter = await home.accept_in_turn(*asked) if home.is_crowded else home.accept(*asked)
         # The frame would keep these until the answer comes; and a pair, which the garbage collector would follow.
@@ -557,7 +557,8 @@ class Pool:
     def _asked(self, endpoint: str | Request, body: Body | None) -> tuple[str, Body, Options]:
         if isinstance(endpoint, Request):
             return endpoint.endpoint, body_of(endpoint), self._options(endpoint)
-        return endpoint, body, self._options(None)  # type: ignore[return-value]  # None is refused with the other non-objects
+        options = current_options() if self._timeout is None else self._options(None)
+        return endpoint, body, options  # type: ignore[return-value]  # None is refused with the other non-objects
 
     async def _try_accept(self, request: Asked, endpoint: str | None) -> Entry | CarpoolError:
         home = self._open()

@@ -23,6 +23,7 @@ log: logging.Logger = logging.getLogger("carpool.running")
 
 _FAREWELL = 5.0  # seconds that leaving by an exception may take
 _ENDED = "The pool's event loop ended before the answer came."
+_CLOSED = "The pool is closed. Open a new one for more requests."
 LEFT = "The pool was left by an exception before the answer came."
 _AGAIN = "Ask again in the next process."
 _STAYS = Failure("closed", f"The pool is being drained, and the call stays in the journal. {_AGAIN}")
@@ -77,6 +78,12 @@ class Running:
     def watch(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something beside the callers, as long as the pool is open."""
         self._background.watch(step)
+
+    @property
+    def why_over(self) -> CarpoolError:
+        """Give what whoever comes later is told."""
+        refusal = self._callers.refusal
+        return PoolClosed(_CLOSED) if refusal is None or isinstance(refusal, PoolClosed) else refusal  # it broke down
 
     def over(self) -> None:
         """Note that the background has ended, also when it never began."""
@@ -153,9 +160,9 @@ class Running:
         """
         collector, background = self._collector, self._background
         if not background.runs:  # it broke down
-            await background.stop()
+            await self.ended()
             return
-        self._callers.refusal = PoolClosed("The pool is closed. Open a new one for more requests.")
+        self._callers.refusal = PoolClosed(_CLOSED)
         if collector.observer is not None:
             collector.observer.draining()
         if submit:
@@ -168,6 +175,7 @@ class Running:
         collector.performer.leaving = True
         collector.feed(Leave(keep=self._journal is not None))
         await background.until(lambda: not background.busy)
+        self._end()
         await background.stop()
 
     async def _stop_submitting(self) -> None:
@@ -223,8 +231,14 @@ class Running:
             for left in self._collector.performer.uncancelled:
                 log.warning("left before batch %s was cancelled: it runs on and is billed", left)
         finally:  # also when asyncio cancels a second time, which no shield keeps out
-            self._background.end()
+            self._end()
         await self._background.stop()
+
+    def _end(self) -> None:
+        """End the background: nothing is recorded any more, and so nothing given away that would be acked in vain."""
+        if self._collector.submissions is not None:
+            self._collector.submissions.close(self.why_over)
+        self._background.end()
 
     async def _refuse(self, error: CarpoolError) -> None:
         """Settle everybody with an error, some at a time, and let them say which answers did not reach them."""

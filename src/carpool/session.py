@@ -21,7 +21,7 @@ from .durable import Entry as Submission
 from .durable import Submissions, Taker, copies
 from .engine.engine import Engine
 from .engine.events import Shared, Woken
-from .errors import CarpoolError, ConfigurationError, PoolClosed, PoolFull
+from .errors import ConfigurationError, PoolClosed, PoolFull
 from .journal import Journal
 from .journal.sqlite import Sqlite
 from .ports import RunSync
@@ -173,10 +173,7 @@ class Session:
 
     def _over(self) -> None:
         self._running.over()
-        closed: CarpoolError = PoolClosed("The pool is closed. Open a new one for more requests.")
-        refusal = self.collector.callers.refusal
-        if refusal is not None and not isinstance(refusal, PoolClosed):  # it broke down
-            closed = refusal
+        closed = self._running.why_over
         self.bridge.close(closed)
         for stream in list(self._streams):
             stream.outlive(closed)

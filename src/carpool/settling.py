@@ -7,8 +7,8 @@ from .answers import Answers
 from .callers import GOING, Callers, Delivery
 from .durable import Standing
 from .engine.commands import Fail, Settle
-from .models import Lane, Row, Usage
-from .outcomes import error_of_failure, error_of_row, response_of
+from .models import Lane, Row, Usage, are_ok
+from .outcomes import error_of_failure, error_of_row, response_of, responses_of
 from .resume import Resumption
 from .spending import Spending
 
@@ -46,11 +46,10 @@ class Settling:
         """Give rows to their callers."""
         rows, batch_id = command.rows, command.batch_id
         numbers = self._numbers(command.numbers)
-        well = [row.ok for row in rows]
+        well = are_ok(rows)
         if all(well):
-            delivered: Sequence[Delivery] = self._callers.give_all(
-                numbers, [response_of(row, batch_id) for row in rows], command.lane
-            )
+            responses = responses_of(rows, batch_id)
+            delivered: Sequence[Delivery] = self._callers.give_all(numbers, responses, command.lane)
             self.bill(batch_id, command.lane, rows)
         else:
             delivered = [*map(partial(self._give, command), command.numbers, numbers, rows)]

@@ -48,7 +48,7 @@ class Inbox:
         return self
 
     async def __anext__(self) -> Outcome:
-        while not self._over:
+        while not self._over and not self._taker.is_over:
             try:
                 return self._out.popleft()
             except IndexError:

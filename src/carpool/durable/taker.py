@@ -51,9 +51,16 @@ class Taker:
                     return False
                 raise
             self._give_back(rows[len(outcomes) :])
+            if self._submissions.is_over:  # meanwhile
+                return False
             if not self._left:  # or else all was given back
                 self.out.extend(outcomes)
         return not self._left
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the pool was closed: what is laid out would be acked in vain. Raises what ended it otherwise."""
+        return self._submissions.is_over
 
     def leave(self) -> None:
         """Let others have what is not acked."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from ..models import NEWEST, BatchStatus, Lane, Load, PackedBatch, Row, Run
+from ..models import NEWEST, BatchStatus, Lane, Load, PackedBatch, Row, Run, are_ok
 from .packing import common, sum_loads
 
 
@@ -362,7 +362,7 @@ class Batch:
         if nobody and self.unawaited_since is None:
             self.unawaited_since = now
 
-    def claim(self, pool: str, rows: Iterable[Row]) -> tuple[list[int], list[Row]]:
+    def claim(self, pool: str, rows: Sequence[Row]) -> tuple[list[int], list[Row]]:
         """Settle answers: each request once (the first counts), and only those that are here and open.
 
         The rows of open requests that are no answers are given in `unclaimed`; what nobody sent is counted.
@@ -373,7 +373,7 @@ class Batch:
         numbers: list[int] = []
         answers: list[Row] = []
         self.unclaimed.clear()
-        for row in rows:
+        for row, ok in zip(rows, are_ok(rows), strict=True):
             try:
                 number = int(row.custom_id[start:])
             except ValueError:
@@ -382,7 +382,7 @@ class Batch:
                 self._note_stranger(row)
             elif number not in open_:
                 self._note_odd(number, row)
-            elif row.ok:
+            elif ok:
                 open_.remove(number)
                 numbers.append(number)
                 answers.append(row)

@@ -320,9 +320,9 @@ def _tokens(said: _Tokens) -> tuple[int, int, int]:
     read = said.prompt_tokens or said.input_tokens or 0
     written = said.completion_tokens or said.output_tokens or 0
     cached = (details.cached_tokens if details else 0) or 0
-    if min(read, written, cached) < 0 or max(read, written, cached) > _TOKENS_MOST:
-        return _within(read), _within(written), _within(cached)
-    return read, written, cached
+    if 0 <= read <= _TOKENS_MOST and 0 <= written <= _TOKENS_MOST and 0 <= cached <= _TOKENS_MOST:
+        return read, written, cached
+    return _within(read), _within(written), _within(cached)
 
 
 def _within(tokens: int) -> int:
