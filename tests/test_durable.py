@@ -258,6 +258,22 @@ async def test_a_failure_is_kept_until_it_is_acked_and_may_then_be_submitted_ane
     assert at.emulator.books().times(body("bad")) == 2
 
 
+async def test_a_failure_tells_each_attempt_also_in_a_later_process(tmp_path: Path) -> None:
+    async with site(tmp_path, answer=lambda endpoint, given: Answer(503, {"error": {"message": "Not now."}})) as at:
+        async with at.open() as w:
+            await submit(w, "a", "b")
+            first = await take(w, 2, ack=False)
+        async with at.open() as w:
+            later = await take(w, 2)
+        batches = [batch.id for batch in at.emulator.books().batches]
+    assert len(batches) == 3
+    for outcome in (*first, *later):
+        assert type(outcome.error) is carpool.RequestFailed
+        assert [attempt.batch_id for attempt in outcome.error.attempts] == batches
+        assert {(attempt.status_code, attempt.message) for attempt in outcome.error.attempts} == {(503, "Not now.")}
+        assert "attempt 3" in str(outcome.error)
+
+
 async def test_an_own_timeout_ends_a_submission_also_in_a_later_process(tmp_path: Path) -> None:
     async with site(tmp_path, pace=SLOW) as at:
         async with at.open(timing=PATIENT) as w:
@@ -518,6 +534,20 @@ async def test_an_ack_that_comes_too_late_is_told_and_lost(tmp_path: Path, caplo
         assert f"{outcome.custom_id} was acked when its pool was over" in caplog.text
         async with at.open() as w:
             assert texts_of(await take(w, 1)) == {"a": "a"}
+
+
+async def test_nothing_is_given_once_it_could_not_be_acked(tmp_path: Path) -> None:
+    async with site(tmp_path) as at:
+        async with at.open() as w:
+            await submit(w, "a", "b")
+            await anyio.sleep(1_000)
+            outcomes = w.pool.outcomes()
+            (await anext(outcomes)).ack()
+            await w.pool.drain(10)
+            assert [outcome.key async for outcome in outcomes] == []
+        async with at.open() as w:
+            assert len(await take(w, 1)) == 1
+            assert await nothing_comes(w)
 
 
 async def test_acks_before_the_pool_is_left_are_recorded(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import anyio
+import msgspec
 import pytest
 
 import carpool
@@ -15,10 +16,12 @@ from carpool.durable.standing import Standing
 from carpool.engine.commands import Fail, Settle
 from carpool.engine.events import Unmet
 from carpool.journal import Journal, Keyed
-from carpool.models import Encoded, Failure, Lane, Row
+from carpool.models import Attempt, Encoded, Failure, Lane, Row
 from carpool.options import PLAIN
 
 LANE = Lane("/v1/chat/completions", "gpt-5-mini")
+ONCE = (Attempt("batch_0", None, "batch_expired", "too late"),)
+TWICE = (*ONCE, Attempt("batch_1", 503, "busy", "not now"))
 
 
 # --- where each stands
@@ -88,13 +91,22 @@ def test_nothing_is_left_of_what_was_dropped() -> None:
     ],
 )
 def test_an_error_of_a_request_comes_back_as_it_was(kind: type[carpool.RequestFailed]) -> None:
-    error = kind("why", status_code=418, code="teapot", custom_id="p-1", batch_id="batch_1", body=b"more")
+    told: dict[str, Any] = {"status_code": 418, "code": "teapot", "batch_id": "batch_1", "attempts": TWICE}
+    error = kind("why", custom_id="p-1", body=b"more", **told)
     back = unpack(pack(error), "p-1")
     assert type(back) is kind
     assert isinstance(back, carpool.RequestFailed)
     assert (back.message, back.status_code, back.code, back.batch_id) == ("why", 418, "teapot", "batch_1")
     assert back.custom_id == "p-1"
+    assert back.attempts == TWICE
     assert str(back) == str(error)
+
+
+def test_an_error_that_was_kept_without_its_attempts_is_read() -> None:
+    back = unpack(msgspec.msgpack.encode(["RequestRejected", "why", 418, "teapot", "batch_1"]), "p-1")
+    assert type(back) is carpool.RequestRejected
+    assert (back.message, back.status_code, back.code, back.batch_id) == ("why", 418, "teapot", "batch_1")
+    assert back.attempts == ()
 
 
 @pytest.mark.parametrize(
@@ -134,6 +146,25 @@ def test_rows_that_failed_alike_are_kept_together() -> None:
     assert rows.is_open(2)
     assert unmet_by(Settle("batch_1", LANE, [2], came[1:2], "file"), rows.close) == []
     assert Unmet(array("Q"), b"") not in unmet_by(settle, rows.close)
+
+
+def attempts_of(unmet: Unmet) -> tuple[Attempt, ...]:
+    error = unpack(unmet.error, "p-1")
+    assert isinstance(error, carpool.RequestFailed)
+    return error.attempts
+
+
+def test_rows_of_one_failure_are_parted_by_their_attempts() -> None:
+    fail = Fail("batch_1", (1, 2, 3, 4), Failure("missing", "gone"), attempts={1: TWICE, 2: ONCE, 3: (*TWICE,)})
+    parted = unmet_by(fail, standing(1, 2, 3, 4).close)
+    assert {(*unmet.rows,): attempts_of(unmet) for unmet in parted} == {(1, 3): TWICE, (2,): ONCE, (4,): ()}
+
+
+def test_rows_that_failed_tell_their_attempts() -> None:
+    came = [Row(f"p-{number}", 503, "", b"", "busy", "not now") for number in (1, 2, 3)]
+    settle = Settle("batch_1", LANE, [1, 2, 3], came, "file", {1: TWICE, 2: TWICE[1:], 3: TWICE})
+    parted = unmet_by(settle, standing(1, 2, 3).close)
+    assert {(*unmet.rows,): attempts_of(unmet) for unmet in parted} == {(1, 3): TWICE, (2,): TWICE[1:]}
 
 
 # --- who waits for whose key

@@ -66,9 +66,10 @@ def check_same(ours: Account, theirs: Account, *, emulated: bool) -> None:
 
 def find_account(api_key: Key | None, base_url: str | None) -> Account:
     """Take what was given, else OPENAI_API_KEY and OPENAI_BASE_URL; `ConfigurationError` for what cannot be used."""
-    key = _checked_key(api_key if api_key is not None else os.environ.get("OPENAI_API_KEY"))
     url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or _BASE_URL)
-    return Account(url, key, {header: name for header, name in map(_header, NAMES) if name})
+    headers = {header: name for header, name in map(_header, NAMES) if name}
+    # Last, and in no variable of this frame, whose values whoever shows a traceback may show.
+    return Account(url, _checked_key(api_key if api_key is not None else os.environ.get("OPENAI_API_KEY")), headers)
 
 
 def _header(header: str) -> tuple[str, str]:

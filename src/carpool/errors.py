@@ -4,7 +4,7 @@ CarpoolError
 ├── RequestFailed            this request was not answered
 │   ├── RequestRejected      the provider refused it (4xx), or the batch's validation did
 │   ├── RequestExpired       the completion window, or its own timeout, ended first
-│   ├── RequestCancelled     its batch was cancelled before it ran
+│   ├── RequestCancelled     it was cancelled by Pool.cancel, or its batches were from elsewhere
 │   └── ResultMissing        its batch ended and no file mentions it
 ├── OutputInvalid            the answer is there, and is not what it was to be
 ├── Unbatchable              this request cannot travel in a batch; nothing was sent
@@ -84,7 +84,12 @@ class RequestExpired(RequestFailed):
 
 
 class RequestCancelled(RequestFailed):
-    """Say that the batch was cancelled before the request ran; it was not billed (OpenAI's guide "Batch API")."""
+    """Say that the request was cancelled by `Pool.cancel`, or its batches from elsewhere before it ran.
+
+    After `Pool.cancel` it is not sent again. One whose batch was cancelled by hand, or by the provider, is, until it
+    has failed `Retry.max_attempts` times. What a batch did not come to was not billed (OpenAI's guide "Batch API"); a
+    live call may have been.
+    """
 
 
 class ResultMissing(RequestFailed):

@@ -6,8 +6,13 @@ import resource
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+import carpool
 
 KEY = "sk-marked-5f1d3c7b9a2e4860"
 CHILD = Path(__file__).with_name("leaky_child.py")
@@ -60,3 +65,20 @@ def test_the_key_is_in_nothing_that_a_run_leaves_behind(tmp_path: Path) -> None:
 def _without_core() -> None:
     """Leave no image of the memory, in which the key is: that is the system's to keep safe."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@pytest.mark.usefixtures("no_environment")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OPENAI_BASE_URL", "nonsense"), ("OPENAI_BASE_URL", "https://me:hidden@host"), ("OPENAI_ORG_ID", "\N{SNOWMAN}")],
+)
+def test_a_traceback_with_its_variables_shows_no_key(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is passed is in the arguments of whoever passes it on; one of the environment is nowhere."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(carpool.ConfigurationError) as caught:
+        carpool.Pool()
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    frames = [frame for frame in told.stack if "carpool" in Path(frame.filename).parts]
+    assert {frame.name for frame in frames} >= {"__init__", "find_account"}
+    assert [frame.name for frame in frames if KEY in str(frame.locals)] == []

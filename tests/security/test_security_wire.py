@@ -1,6 +1,7 @@
 """TLS that is verified whatever is set, a key that goes to its own host alone, and a warning where it can be read."""
 
 import logging
+import math
 import re
 import socket
 import ssl
@@ -10,22 +11,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import trustme
 
 import carpool
 from carpool.account import Account, is_in_clear
 from carpool.config import Mode
-from carpool.models import Call, Reply, Run
+from carpool.models import Call, Reply, Run, Upload
 from carpool.session import Session
 from carpool.settings import Ports
-from carpool.wire import Wire
+from carpool.wire import Read, Wire
 
 pytestmark = pytest.mark.anyio
 
 KEY = "sk-marked-0123456789abcdef"
 ONCE = Call("POST", "/batches", False, json=b"{}")  # not sent again, whatever happens to it
 READ = Call("GET", "/batches", True)
+UPLOAD = Call("POST", "/files", False, form={"purpose": "batch"}, upload=Upload("in.jsonl", (), 3))
 SOURCES = Path(carpool.__file__).parent
 
 
@@ -48,8 +51,13 @@ def request_on(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def listening(context: ssl.SSLContext | None = None, reply: bytes = b"") -> Iterator[tuple[int, list[bytes]]]:
-    """Answer each connection so, until the end; gives the port and what could be read of them."""
+def listening(
+    context: ssl.SSLContext | None = None, reply: bytes = b"", *, tunnel: bool = False
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Answer each connection so, until the end; gives the port and what could be read of them.
+
+    As a proxy it opens the `tunnel` that is asked for first, and is itself what lies at the end of it.
+    """
     read: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
@@ -60,6 +68,9 @@ def listening(context: ssl.SSLContext | None = None, reply: bytes = b"") -> Iter
             with connection, suppress(OSError):
                 if over.is_set():
                     return
+                if tunnel:
+                    read.append(request_on(connection))
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                 secured = connection if context is None else context.wrap_socket(connection, server_side=True)
                 with secured:
                     read.append(request_on(secured))
@@ -81,9 +92,9 @@ def answer(status: int, body: bytes = b"{}", **headers: str) -> bytes:
     return f"HTTP/1.1 {status} X\r\nConnection: close\r\n{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def send(url: str, call: Call, **settings: Any) -> Reply:
+async def send(url: str, call: Call, read: Read = no_runs, **settings: Any) -> Reply:
     """Send one call, as a pool does."""
-    wire = Wire(Account(url, KEY, {}), no_runs, final=lambda call, reply: True, **settings)
+    wire = Wire(Account(url, KEY, {}), read, final=lambda call, reply: True, **settings)
     try:
         return await wire.send(call)
     finally:
@@ -199,6 +210,33 @@ def test_nothing_in_the_sources_turns_verification_off() -> None:
     loose = re.compile(r"verify\s*=|CERT_NONE|check_hostname\s*=|_create_unverified_context")
     found = [path.name for path in SOURCES.rglob("*.py") if loose.search(path.read_text())]
     assert found == []
+
+
+@pytest.mark.usefixtures("real_contexts")
+async def test_an_upload_through_a_proxy_may_take_as_long_as_it_does(
+    authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy's reply to CONNECT comes before the upload: the time of the call's own reply does not begin with it."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    deadlines: list[float] = []
+
+    async def lines(runs: tuple[Run, ...]) -> AsyncIterator[bytes]:
+        deadlines.append(anyio.current_effective_deadline())
+        yield b"{}\n"
+
+    context = server_context(authority, "api.example.com")
+    with listening(context, answer(200), tunnel=True) as (port, read):
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        reply = await send("https://api.example.com/v1", UPLOAD, lines)
+    assert reply.status == 200
+    assert read[0].startswith(b"CONNECT api.example.com:443 HTTP/1.1\r\n")
+    assert KEY.encode() not in read[0]
+    assert b'name="file"; filename="in.jsonl"' in read[1]
+    assert deadlines == [math.inf]
 
 
 # --- in clear

@@ -12,12 +12,33 @@ from typing import Any
 import httpx2
 from virtual import VirtualLoop
 
-from carpool.testing import Emulator
+from carpool.testing import Answer, Emulator, Refused
 
-__all__ = ["CHAT", "DAY", "Client", "VirtualLoop", "body", "jsonl", "leftovers", "line", "parsed", "some"]
+__all__ = ["CHAT", "DAY", "MALFORMED", "Client", "VirtualLoop", "body", "jsonl", "leftovers", "line", "parsed", "some"]
 
 CHAT = "/v1/chat/completions"
 DAY = 86_400
+# What an answer may give by mistake, and what its author is told.
+MALFORMED: tuple[tuple[object, str], ...] = (
+    ("text", "an answer is a mapping, JSON as bytes, or an Answer with one of these, not str"),
+    (None, "an answer is a mapping, JSON as bytes, or an Answer with one of these, not NoneType"),
+    ([{}], "an answer is a mapping, JSON as bytes, or an Answer with one of these, not list"),
+    ({"a": object()}, "the body of an answer is no JSON: "),
+    ({"a": "\ud800"}, "the body of an answer is no JSON: "),
+    (b'{"a":', "the body of an answer is no JSON: "),
+    (b'{"a": "\xff"}', "the body of an answer is no JSON: "),
+    (Answer(body={"a": object()}), "the body of an answer is no JSON: "),
+    (Answer(body="text"), "an answer is a mapping, JSON as bytes, or an Answer with one of these, not str"),  # type: ignore[arg-type]
+    (Answer("200"), "the status of an Answer is a whole number, 200 to 599, or 0, not '200'"),  # type: ignore[arg-type]
+    (Answer(None), "the status of an Answer is a whole number, 200 to 599, or 0, not None"),  # type: ignore[arg-type]
+    (Answer(99), "the status of an Answer is a whole number, 200 to 599, or 0, not 99"),
+    (Answer(1000), "the status of an Answer is a whole number, 200 to 599, or 0, not 1000"),
+    (Answer(headers={"a": 1}), "the headers of an Answer are a mapping of texts to texts"),  # type: ignore[dict-item]
+    (Answer(headers=None), "the headers of an Answer are a mapping of texts to texts"),  # type: ignore[arg-type]
+    (Refused("400", "no"), "the status of an Answer is a whole number, 200 to 599, or 0, not '400'"),  # type: ignore[arg-type]
+    (Refused(400, "\ud800"), "the body of an answer is no JSON: "),
+    (RuntimeError("\ud800"), "RuntimeError: ?"),
+)
 
 
 def body(text: str = "hi", **more: Any) -> dict[str, Any]:

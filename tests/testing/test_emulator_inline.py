@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import trio.testing
-from emulating import CHAT, DAY, Client, VirtualLoop, body, jsonl, leftovers, line, some
+from emulating import CHAT, DAY, MALFORMED, Client, VirtualLoop, body, jsonl, leftovers, line, some
 
 from carpool.testing import Answer, Emulator, Faults, Pace, Refused, digest
 
@@ -168,6 +168,32 @@ async def test_failed_rows_go_to_the_error_file() -> None:
         output = await client.rows(batch["output_file_id"])
         assert output["r-4"]["response"]["body"] == {"said": "\u2028"}
         assert output["r-5"]["response"]["body"] == {"endpoint": CHAT}
+
+
+async def test_what_is_no_answer_fails_its_row_and_says_what_to_mend() -> None:
+    def answer(endpoint: str, given: dict[str, Any]) -> Any:
+        number = int(given["messages"][0]["content"].removeprefix("text "))
+        if number == len(MALFORMED):
+            return {"good": True}
+        reply, _ = MALFORMED[number]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async with Emulator(answer=answer).inline() as emulator:
+        client = Client(emulator)
+        batch_id = await client.create(await client.upload(some(len(MALFORMED) + 1)))
+        await anyio.sleep(1)
+        batch = await client.get(batch_id)
+        errors, output = await client.rows(batch["error_file_id"]), await client.rows(batch["output_file_id"])
+    assert batch["status"] == "completed"
+    assert {custom_id: row["response"]["body"] for custom_id, row in output.items()} == {
+        f"r-{len(MALFORMED)}": {"good": True}
+    }
+    for number, (_, told) in enumerate(MALFORMED):
+        response = errors[f"r-{number}"]["response"]
+        assert response["status_code"] == 500
+        assert told in response["body"]["error"]["message"]
 
 
 async def test_a_batch_whose_rows_all_fail_has_no_output_file() -> None:

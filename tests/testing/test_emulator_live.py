@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from emulating import CHAT, Client, body, some
+from emulating import CHAT, MALFORMED, Client, body, some
 
 from carpool.testing import Answer, Emulator, Faults, digest, echo
 from carpool.testing.rate import rate_headers
@@ -116,6 +116,19 @@ async def test_the_answer_can_be_changed() -> None:
         with pytest.raises(ValueError, match="callable"):
             emulator.answer = None  # type: ignore[assignment]
         assert emulator.answer(CHAT, {}) == {"new": True}
+
+
+@pytest.mark.parametrize(("reply", "told"), MALFORMED)
+async def test_what_is_no_answer_is_a_500_that_says_what_to_mend(reply: Any, told: str) -> None:
+    def answer(endpoint: str, given: dict[str, Any]) -> Any:
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async with Emulator(answer=answer).inline() as emulator:
+        given = await call(Client(emulator))
+    assert given.status_code == 500
+    assert told in given.json()["error"]["message"]
 
 
 async def test_the_answer_cannot_be_changed_beside_an_upstream() -> None:

@@ -17,7 +17,7 @@ from emulating import CHAT, body, jsonl, leftovers, line, parsed, some
 from openai import AsyncOpenAI, OpenAI
 from openai.types import Batch
 
-from carpool.testing import Emulator, Faults, Pace, digest
+from carpool.testing import Answer, Emulator, Faults, Pace, digest
 
 
 @pytest.fixture(autouse=True)
@@ -244,6 +244,17 @@ def test_an_upstream_that_is_not_there_fails_the_rows() -> None:
             assert batch.error_file_id is not None
             rows = parsed(client.files.content(batch.error_file_id).content)
     assert {row["response"]["status_code"] for row in rows.values()} == {502}
+
+
+def test_what_is_no_answer_does_not_end_the_emulator() -> None:
+    wrong: Any = "200"
+    with Emulator(answer=lambda endpoint, given: Answer(wrong)) as emulator, client_of(emulator) as client:
+        for _ in range(2):
+            batch = ended(client, create(client, upload(client, some(1))).id)
+            assert batch.error_file_id is not None
+            (row,) = parsed(client.files.content(batch.error_file_id).content).values()
+            assert "the status of an Answer is a whole number" in row["response"]["body"]["error"]["message"]
+            emulator.answer = lambda endpoint, given: Answer(1_000)
 
 
 def test_lost_replies_were_processed_and_resets_were_not() -> None:

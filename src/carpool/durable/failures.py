@@ -19,6 +19,7 @@ from ..errors import (
     RequestRejected,
     ResultMissing,
 )
+from ..models import Attempt
 from ..outcomes import error_of_failure, error_of_row
 
 _OF_REQUESTS: dict[str, type[RequestFailed]] = {
@@ -35,6 +36,7 @@ class _Kept(msgspec.Struct, array_like=True, gc=False):
     status_code: int | None = None
     code: str | None = None
     batch_id: str | None = None
+    attempts: tuple[Attempt, ...] = ()  # those kept earlier have none
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -42,10 +44,10 @@ _decode = msgspec.msgpack.Decoder(_Kept).decode
 
 
 def pack(error: CarpoolError) -> bytes:
-    """Pack an error: its kind, message, status, code and batch."""
+    """Pack an error: its kind, message, status, code, batch and attempts."""
     kind = type(error).__name__
     if isinstance(error, RequestFailed):
-        return _encode(_Kept(kind, error.message, error.status_code, error.code, error.batch_id))
+        return _encode(_Kept(kind, error.message, error.status_code, error.code, error.batch_id, error.attempts))
     return _encode(_Kept(kind, str(error)))
 
 
@@ -61,6 +63,7 @@ def unpack(packed: bytes, custom_id: str) -> CarpoolError:
         code=kept.code,
         custom_id=custom_id,
         batch_id=kept.batch_id,
+        attempts=kept.attempts,
     )
 
 
@@ -70,15 +73,27 @@ def unmet_by(command: Fail | Settle, close: Callable[[Iterable[int]], Sequence[i
     Not those of a failure that is none for good: the next process looks again.
     """
     if isinstance(command, Fail):
-        rows = close(command.numbers) if command.for_good else ()
-        return [_unmet(rows, error_of_failure(command.failure, "", command.batch_id))] if rows else []
+        parted = _by_attempts(command, close(command.numbers) if command.for_good else ())
+        return [
+            _unmet(rows, error_of_failure(command.failure, "", command.batch_id, attempts))
+            for attempts, rows in parted.items()
+        ]
     failed = [(number, row) for number, row in zip(command.numbers, command.rows, strict=True) if not row.ok]
     closed = frozenset(close([number for number, _ in failed])) if failed else frozenset[int]()
     alike: dict[bytes, list[int]] = {}
     for number, row in failed:
         if number in closed:
-            alike.setdefault(pack(error_of_row(row, command.batch_id)), []).append(number)
-    return [Unmet(array("Q", rows), error) for error, rows in alike.items()]
+            error = error_of_row(row, command.batch_id, command.attempts.get(number, ()))
+            alike.setdefault(pack(error), []).append(number)
+    return [Unmet(array("Q", rows), packed) for packed, rows in alike.items()]
+
+
+def _by_attempts(command: Fail, rows: Iterable[int]) -> dict[tuple[Attempt, ...], list[int]]:
+    """Part rows by what became of them each time: tens of thousands fail together, and most of them alike."""
+    parted: dict[tuple[Attempt, ...], list[int]] = {}
+    for row in rows:
+        parted.setdefault(command.attempts.get(row, ()), []).append(row)
+    return parted
 
 
 def _unmet(rows: Iterable[int], error: CarpoolError) -> Unmet:

@@ -29,24 +29,56 @@ Answering = Callable[[str, Body], Reply | Awaitable[Reply]]
 Whole = tuple[int, bytes, Mapping[str, str]]
 
 _encode = msgspec.json.Encoder().encode
+_check = msgspec.json.Decoder(msgspec.Raw).decode
 _NUMBERS = 20_000_000  # in all vectors of an answer
 
 
 def whole(reply: Reply) -> Whole:
-    """Give the status, the body as JSON and the headers of a reply."""
-    if isinstance(reply, bytes):
-        return 200, reply, {}
-    if isinstance(reply, Answer):
-        body = reply.body if isinstance(reply.body, bytes) else _encode(reply.body)
-        return reply.status, body, reply.headers
-    return 200, _encode(reply), {}
+    """Give the status, the body as JSON and the headers of a reply; ValueError, saying what to mend, for what is none.
+
+    0 is no status, yet users saw it on rows (contracts A7, rule 8).
+    """
+    if not isinstance(reply, Answer):
+        return 200, _content(reply), {}
+    if not _is_status(reply.status):
+        raise ValueError(f"the status of an Answer is a whole number, 200 to 599, or 0, not {reply.status!r}")
+    if not _are_headers(reply.headers):
+        raise ValueError(f"the headers of an Answer are a mapping of texts to texts, not {reply.headers!r}")
+    return reply.status, _content(reply.body), reply.headers
+
+
+def _is_status(given: object) -> bool:
+    return isinstance(given, int) and (200 <= given <= 599 or given == 0)
+
+
+def _are_headers(given: object) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair)
+
+
+def _content(body: object) -> bytes:
+    try:
+        if isinstance(body, bytes):
+            _check(body)
+            body.decode()  # which the check leaves out
+            return body
+        content = _encode(body)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"the body of an answer is no JSON: {exc}") from exc
+    if content[:1] != b"{":
+        kind = type(body).__name__
+        raise ValueError(f"an answer is a mapping, JSON as bytes, or an Answer with one of these, not {kind}")
+    return content
 
 
 def failure(exc: Exception) -> Whole:
     """Give the reply that an exception of an answer stands for: 500 unless it names a status."""
-    if not isinstance(exc, Refused):
-        exc = Refused(500, f"{type(exc).__name__}: {exc}", kind="server_error", code="server_error")
-    return exc.status, _encode(exc.body()), {}
+    if isinstance(exc, Refused):
+        try:
+            return whole(Answer(exc.status, exc.body()))
+        except ValueError as wrong:
+            exc = wrong
+    said = f"{type(exc).__name__}: {exc}".encode(errors="replace").decode()  # half a surrogate pair is no JSON
+    return 500, _encode(Refused(500, said, kind="server_error", code="server_error").body()), {}
 
 
 def echo(endpoint: str, body: Body, prompt_tokens: int | None = None) -> bytes:
