@@ -21,7 +21,7 @@ def broken(plan: Plan, seen: Seen) -> Iterator[str]:
     """Say which promises were broken."""
     yield from seen.faults[:_MOST]
     yield from _settled(plan, seen)
-    yield from _kept(seen)
+    yield from _kept(plan, seen)
     if seen.final is not None:
         yield from _paid(plan, seen, seen.final)
         yield from _live(plan, seen, seen.final)
@@ -41,16 +41,20 @@ def _settled(plan: Plan, seen: Seen) -> Iterator[str]:
             yield f"call {number}, {text[:12]!r}, was answered with {settled.text[:20]!r}"
 
 
-def _kept(seen: Seen) -> Iterator[str]:
+def _kept(plan: Plan, seen: Seen) -> Iterator[str]:
     """What was answered is there in the next process, and costs nothing."""
     for number, text in [*seen.lost.items()][:_MOST]:
         settled = seen.settled[number]
         assert isinstance(settled, carpool.Response)
         yield f"call {number} was answered with {settled.text[-5:]!r}, and later with {text!r}"
     if seen.books is not None and seen.final is not None:
+        # Others than these may run: what was packed goes on, though nobody asks for it again.
+        answered = {number for number, came in seen.settled.items() if isinstance(came, carpool.Response)}
+        bodies = {digest(body_of(number, plan)) for number in answered}
         more = {batch.id for batch in seen.final.batches} - {batch.id for batch in seen.books.batches}
-        if more:
-            yield f"batches ran for what was answered: {', '.join(sorted(more))}"
+        ran = {batch for (_, body), batches in seen.final.runs.items() if body in bodies for batch in batches}
+        if more & ran:
+            yield f"batches ran for what was answered: {', '.join(sorted(more & ran))}"
 
 
 def _paid(plan: Plan, seen: Seen, books: Books) -> Iterator[str]:
