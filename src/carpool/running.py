@@ -63,6 +63,7 @@ class Running:
             self._callers.refuse_all(CarpoolError(f"The pool broke down by a fault of carpool's own: {exc!r}"))
         finally:
             self._callers.refuse_all(PoolClosed(_ENDED))
+            self._close_submissions()
             await self.clean_up()
 
     async def _run(self) -> None:
@@ -235,10 +236,14 @@ class Running:
         await self._background.stop()
 
     def _end(self) -> None:
-        """End the background: nothing is recorded any more, and so nothing given away that would be acked in vain."""
+        """End the background, in which facts are recorded."""
+        self._close_submissions()
+        self._background.end()
+
+    def _close_submissions(self) -> None:
+        """Give nothing away any more that would be acked in vain."""
         if self._collector.submissions is not None:
             self._collector.submissions.close(self.why_over)
-        self._background.end()
 
     async def _refuse(self, error: CarpoolError) -> None:
         """Settle everybody with an error, some at a time, and let them say which answers did not reach them."""

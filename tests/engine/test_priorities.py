@@ -1,10 +1,12 @@
 """Priorities: what goes first where a queue is limited."""
 
 import math
+from collections.abc import Iterable
 
 import pytest
 from engine_kit import LANE, Shell, World, rows_of
 
+from carpool.engine.commands import Command, Count
 from carpool.models import Lane
 
 URGENT = LANE._replace(priority=1)
@@ -54,6 +56,26 @@ def test_what_can_wait_goes_last_though_several_find_room_at_once() -> None:
     idle = [place for place, lane in enumerate(lanes_of(world)) if lane == IDLE]
     assert sum(place < plain[-1] for place in idle) <= len(plain) / 10  # by having waited long
     assert sum(place < idle[-1] for place in plain) == len(plain)
+
+
+class Counting(World):
+    """Never come to an end of counting an urgent request."""
+
+    def perform(self, commands: Iterable[Command]) -> None:
+        super().perform(
+            [command for command in commands if not (isinstance(command, Count) and command.lane == URGENT)]
+        )
+
+
+def test_others_go_on_while_an_urgent_request_is_counted_that_may_be_too_large() -> None:
+    shell = Shell(tokens=None)
+    shell.limit(100)
+    world = Counting(100, lambda _: TOKENS, shell)
+    world.accept(range(1, 51), size=40)
+    world.accept([51], lane=URGENT, size=150, segment=2)  # above the whole limit, by its bytes
+    world.accept(range(52, 101), size=40, segment=3)
+    world.run()
+    assert sorted(world.settled) == [*range(1, 51), *range(52, 101)]
 
 
 def test_batches_of_one_priority_go_in_the_order_in_which_they_came() -> None:

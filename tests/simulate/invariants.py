@@ -30,7 +30,9 @@ def broken(plan: Plan, seen: Seen) -> Iterator[str]:
 
 def _settled(plan: Plan, seen: Seen) -> Iterator[str]:
     """Every call is settled, with its own answer; a row that is refused harms no other."""
-    waiting = [str(number) for number in range(plan.calls) if number not in seen.settled]
+    waiting = [
+        str(number) for number in range(plan.calls) if number not in seen.settled and not _outlasts(number, plan)
+    ]
     if waiting:
         yield f"{len(waiting)} calls were not settled: {', '.join(waiting[:5])} ..."
     for number, settled in seen.settled.items():
@@ -39,6 +41,11 @@ def _settled(plan: Plan, seen: Seen) -> Iterator[str]:
             yield f"call {number}, {text[:12]!r}, was settled with {settled!r}"
         elif isinstance(settled, carpool.Response) and settled.text.partition("#")[0] != text:
             yield f"call {number}, {text[:12]!r}, was answered with {settled.text[:20]!r}"
+
+
+def _outlasts(number: int, plan: Plan) -> bool:
+    """Tell whether a call may be over each time before it is refused: a refusal, unlike an answer, is not kept."""
+    return is_bad(text_of(number, plan)) and 0 < plan.timeout < 2 * plan.running
 
 
 def _kept(plan: Plan, seen: Seen) -> Iterator[str]:

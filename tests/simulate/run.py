@@ -1,7 +1,10 @@
 """Run plans, and say what they broke."""
 
+import signal
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NamedTuple
 
 from .invariants import broken
@@ -12,7 +15,13 @@ from .tally import Tally, tally
 from .world import Seen, World
 
 _BROKE_DOWN = "the world broke down"
+_ENDLESS = "the world came to no end, and no time went by in it"
+_LONGEST = 120.0  # CPU seconds: a large world takes 5 to 20
 _ENOUGH = range(40)  # seeds, in which a planted bug must be found
+
+
+class _Endless(KeyboardInterrupt):
+    """Leave any event loop, as nothing else does."""
 
 
 class Result(NamedTuple):
@@ -36,10 +45,29 @@ def simulate(plan: Plan) -> Result:
     with closed_room(plan, injected) as folder:
         world = World(plan, folder, injected)
         try:
-            run_on(plan.backend, plan.seed, world.run)
+            with _watched():
+                run_on(plan.backend, plan.seed, world.run)
+        except _Endless:
+            return Result(world.seen, [_ENDLESS])
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a finding
             return Result(world.seen, [f"{_BROKE_DOWN}: {exc!r}"])
     return Result(world.seen, list(broken(plan, world.seen)))
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Leave a world that goes round in circles: on virtual time no clock would."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise _Endless
+
+    before = signal.signal(signal.SIGPROF, leave)
+    signal.setitimer(signal.ITIMER_PROF, _LONGEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def promises_broken(plan: Plan) -> list[str]:

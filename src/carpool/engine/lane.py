@@ -115,6 +115,7 @@ class LaneState:
         self.ahead: str | None = None  # a batch that is packed and waits for room
         self.rich: bool = False  # some rows hold images or files, which weigh more than their bytes
         self.counting = 0  # counts that are under way
+        self.measuring = False  # the first of them is of what is to be packed next
         self.batches: set[str] = set()
         self.packed_at: float = -math.inf  # the last of them, by this process
         self.answered = self.failed = 0  # requests that have ended
@@ -164,8 +165,13 @@ class LaneState:
 
     @property
     def is_choosing(self) -> bool:
-        """Tell whether its next batch is being counted or recorded."""
-        return bool(self.packing) or self.counting > 0
+        """Tell whether its next batch is being counted or recorded; not so where others are: that may take for ever."""
+        return self.measuring or bool(self.packing)
+
+    def counted(self) -> None:
+        """Note that the first of the counts that are under way has ended."""
+        self.counting = max(0, self.counting - 1)
+        self.measuring = False
 
     def plan(self, now: float, ready_at: float, spare_at: float, *, first: bool, countable: bool) -> Plan:
         """Say what to do; at most one batch of the lane waits for room.

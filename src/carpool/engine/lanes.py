@@ -225,7 +225,7 @@ class Lanes:
     def counted(self, event: Counted) -> list[Command]:
         """Take the tokens of rows that were counted."""
         state = self[event.lane]
-        state.counting = max(0, state.counting - 1)
+        state.counted()
         self._countable_from.pop(event.lane.queue, None)
         load = sum_loads(event.runs)
         state.ledger.scale.sample(load.tokens, sum(run.size for run in event.runs))
@@ -235,7 +235,7 @@ class Lanes:
     def uncountable(self, event: Uncountable, now: float) -> list[Command]:
         """Estimate for a while: counting is out of reach."""
         state = self[event.lane]
-        state.counting = max(0, state.counting - 1)
+        state.counted()
         state.ledger.scale.blind = True
         self._countable_from[event.lane.queue] = now + _COUNT_AGAIN
         return self._refuse_heavy(event.lane)
@@ -360,6 +360,7 @@ class Lanes:
                 self._agenda.set(lane, plan.until, self._rank(lane))
             return []
         if isinstance(plan, Measure):
+            state.measuring = True
             return [self._count(lane, plan.runs)]
         state.packing = plan.runs
         self._decided[lane.queue] += 1

@@ -43,7 +43,9 @@ def whole(reply: Reply) -> Whole:
     if not _is_status(reply.status):
         raise ValueError(f"the status of an Answer is a whole number, 200 to 599, or 0, not {reply.status!r}")
     if not _are_headers(reply.headers):
-        raise ValueError(f"the headers of an Answer are a mapping of texts to texts, not {reply.headers!r}")
+        raise ValueError(
+            f"the headers of an Answer are a mapping of texts to texts, on one line of ASCII, not {reply.headers!r}"
+        )
     return reply.status, _content(reply.body), reply.headers
 
 
@@ -52,7 +54,11 @@ def _is_status(given: object) -> bool:
 
 
 def _are_headers(given: object) -> bool:
-    return isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair)
+    return isinstance(given, Mapping) and all(_is_plain(text) for pair in given.items() for text in pair)
+
+
+def _is_plain(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
 def _content(body: object) -> bytes:
