@@ -91,7 +91,7 @@ async def gathered(pool: carpool.Pool, calls: int, size: int, answer: int) -> in
         waiting.append(asyncio.create_task(call(number)))
         if number % (_AT_ONCE // size) == 0:
             await asyncio.sleep(_SPOOLED)
-    while not all_run(pool.stats(), calls):  # noqa: ASYNC110 - nothing tells of it
+    while not all_run(pool.stats(), calls - answered):  # noqa: ASYNC110 - nothing tells of it
         await asyncio.sleep(0.05)
     print(json.dumps({"pending": peak()}), flush=True)
     await asyncio.gather(*waiting)
