@@ -160,6 +160,15 @@ def test_rows_of_one_failure_are_parted_by_their_attempts() -> None:
     assert {(*unmet.rows,): attempts_of(unmet) for unmet in parted} == {(1, 3): TWICE, (2,): ONCE, (4,): ()}
 
 
+def test_of_very_many_that_failed_differently_the_first_are_told_apart() -> None:
+    rows = range(1, 2_001)
+    attempts = {row: (Attempt(f"batch_{row}", 500, "server_error", "oh"),) for row in rows}
+    parted = unmet_by(Fail("batch_1", (*rows,), Failure("missing", "gone"), attempts=attempts), list)
+    assert sorted(row for unmet in parted for row in unmet.rows) == [*rows]
+    assert len(parted) == 501
+    assert sum(len(attempts_of(unmet)) for unmet in parted) == 500
+
+
 def test_rows_that_failed_tell_their_attempts() -> None:
     came = [Row(f"p-{number}", 503, "", b"", "busy", "not now") for number in (1, 2, 3)]
     settle = Settle("batch_1", LANE, [1, 2, 3], came, "file", {1: TWICE, 2: TWICE[1:], 3: TWICE})

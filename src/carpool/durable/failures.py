@@ -39,6 +39,8 @@ class _Kept(msgspec.Struct, array_like=True, gc=False):
     attempts: tuple[Attempt, ...] = ()  # those kept earlier have none
 
 
+_HISTORIES = 500  # of rows that fail together: some milliseconds
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Kept).decode
 
@@ -89,10 +91,15 @@ def unmet_by(command: Fail | Settle, close: Callable[[Iterable[int]], Sequence[i
 
 
 def _by_attempts(command: Fail, rows: Iterable[int]) -> dict[tuple[Attempt, ...], list[int]]:
-    """Part rows by what became of them each time: tens of thousands fail together, and most of them alike."""
+    """Part rows by what became of them each time: tens of thousands fail together, and most of them alike.
+
+    Where they do not, as messages quote an id each, the first histories are kept: it is one step of the event loop.
+    """
     parted: dict[tuple[Attempt, ...], list[int]] = {}
     for row in rows:
-        parted.setdefault(command.attempts.get(row, ()), []).append(row)
+        attempts = command.attempts.get(row, ())
+        kept = attempts in parted or len(parted) < _HISTORIES
+        parted.setdefault(attempts if kept else (), []).append(row)
     return parted
 
 
