@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         for name, environment in ENVIRONMENTS.items()
         if (path := report_of(name)).exists()
     ]
-    PAGE.write_text(page(reports))
+    PAGE.write_text(f"{page(reports)}\n")
     print(f"{len(names) - len(failed)} of {len(names)} clients pass{': not ' if failed else ''}{', '.join(failed)}")
     return len(failed)
 

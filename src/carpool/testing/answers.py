@@ -68,7 +68,7 @@ def _content(body: object) -> bytes:
             body.decode()  # which the check leaves out
             return body
         content = _encode(body)
-    except (TypeError, ValueError, RecursionError) as exc:
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
         raise ValueError(f"the body of an answer is no JSON: {exc}") from exc
     if content[:1] != b"{":
         kind = type(body).__name__

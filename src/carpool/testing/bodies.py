@@ -21,7 +21,7 @@ async def read_json(stream: AsyncIterable[bytes], most: int) -> dict[str, Any]:
         raise Refused(413, f"The body is larger than the {most:,} bytes allowed.")
     try:
         body = msgspec.json.decode(gathered)
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise Refused(400, "We could not parse the JSON body of your request.") from None
     if not isinstance(body, dict):
         raise bad_type("body", "an object", body)

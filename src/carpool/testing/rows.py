@@ -88,7 +88,7 @@ def usage_of(body: bytes) -> Usage | None:
     """Read the token counts of an answer; None where it states none."""
     try:
         tokens = _ANSWERED.decode(body).usage
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     if tokens is None:
         return None

@@ -223,7 +223,7 @@ def _check_first_line(form: Form) -> None:
     if good and (feed or len(start) < FIRST_LINE):
         try:
             msgspec.json.decode(line)
-        except (ValueError, RecursionError):
+        except (msgspec.DecodeError, ValueError, RecursionError):
             good = False
     if not good:
         raise Refused(400, "Invalid file format for Batch API. Must be .jsonl")

@@ -53,5 +53,5 @@ def _as_json(content: bytes) -> bytes:
     """Keep JSON, on one line; anything else, such as a gateway's HTML, becomes a JSON string."""
     try:
         return msgspec.json.format(content, indent=-1)
-    except (ValueError, RecursionError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return msgspec.json.encode(content.decode(errors="replace"))

@@ -84,7 +84,7 @@ class Validation:
             found = self._check_address(content) or self._check_body(content.body)
             if found is None:
                 self._accept(content, len(line))
-        except (ValueError, RecursionError):
+        except (msgspec.DecodeError, ValueError, RecursionError):
             found = self._diagnose(line)
         self.starts.append(start)
         self.sizes.append(len(line))
@@ -141,7 +141,7 @@ class Validation:
     def _diagnose(self, line: bytes) -> Found:
         try:
             content = msgspec.json.decode(line)
-        except (ValueError, RecursionError):
+        except (msgspec.DecodeError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             return problem("invalid_json_line", "This line is not parseable as valid JSON.")

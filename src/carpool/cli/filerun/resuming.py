@@ -155,7 +155,7 @@ def _read_row(line: bytes, mark: bytes) -> tuple[int, int, bool]:
 def _read_oddity(line: bytes) -> _Written:
     try:
         return msgspec.convert(json.loads(line), _Written)  # half a surrogate pair, which msgspec does not read
-    except (ValueError, RecursionError) as exc:
+    except (msgspec.ValidationError, ValueError, RecursionError) as exc:
         raise ValueError("it is no row of answers") from exc
 
 
