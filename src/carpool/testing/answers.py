@@ -1,6 +1,7 @@
 """What the model says: an echo, or what a callable makes of the request."""
 
 import base64
+import json
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,8 +65,7 @@ def _is_plain(text: object) -> bool:
 def _content(body: object) -> bytes:
     try:
         if isinstance(body, bytes):
-            _check(body)
-            body.decode()  # which the check leaves out
+            _check_json(body)
             return body
         content = _encode(body)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as exc:
@@ -74,6 +74,14 @@ def _content(body: object) -> bytes:
         kind = type(body).__name__
         raise ValueError(f"an answer is a mapping, JSON as bytes, or an Answer with one of these, not {kind}")
     return content
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        _check(body)
+    except msgspec.DecodeError:
+        json.loads(body)  # unlike msgspec it reads half a surrogate pair, which models do write
+    body.decode()  # which the check leaves out
 
 
 def failure(exc: Exception) -> Whole:
