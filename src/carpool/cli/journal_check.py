@@ -53,7 +53,9 @@ def _warning(sentence: str, remedy: str) -> Finding:
 
 
 def _of_folder(folder: Path) -> Finding:
-    if not folder.exists():
+    try:
+        folder.stat()  # since Python 3.14 exists() hides whatever keeps it from being looked at
+    except (FileNotFoundError, NotADirectoryError):
         return _of_new(folder)
     if not folder.is_dir():
         return _problem("It is no folder.", "Name a folder.")
