@@ -78,7 +78,9 @@ def test_what_holds_no_vectors_says_so(embeddings: list[Any], reason: str, said:
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"<html>", b'{"choices":[]}', b"[" * 10_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"<html>", b'{"choices":[]}', b"[" * 10_000, b'{"data":[{"embedding":"\xed\xa0\x80"}]}']
+)
 def test_other_answers_hold_no_vectors(content: bytes) -> None:
     with pytest.raises(OutputInvalid, match="no embeddings"):
         Response("p-1", "batch_1", "req", 200, content).vectors()

@@ -40,7 +40,7 @@ def read_rows(response: Response) -> list["array[float]"]:
     """
     try:
         embeddings = _answer.decode(response.content).data
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         message = "The answer holds no embeddings, as those of /v1/embeddings do. Read it with json()."
         raise OutputInvalid(message, response, "missing") from exc
     try:

@@ -12,7 +12,7 @@ import httpx2
 import hypothesis.strategies as st
 import pytest
 from fuzz_kit import RAW, bytes_of, fuzzed, names, numbers, shape, texts, values
-from hypothesis import given
+from hypothesis import example, given
 from virtual import VirtualLoop
 from webhooks_kit import SECRET, signed
 
@@ -304,6 +304,7 @@ def test_a_form_that_floods_is_refused_in_bounded_memory(kind: str, monkeypatch:
     ),
     st.booleans(),
 )
+@example(b'{"type":"\xed\xa0\x80"}', {}, True)
 @fuzzed(30)
 def test_any_delivery_is_taken_or_not(body: bytes, headers: dict[str, str], good: bool) -> None:
     woken: list[str] = []

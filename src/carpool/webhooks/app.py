@@ -104,7 +104,7 @@ def ended_batch(body: bytes) -> str | None:
     """Give the batch that a delivery says has ended, None where it says something else."""
     try:
         delivery = _read(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return delivery.data.id if delivery.type.startswith("batch.") else None
 
