@@ -30,17 +30,20 @@ def broken(plan: Plan, seen: Seen) -> Iterator[str]:
 
 def _settled(plan: Plan, seen: Seen) -> Iterator[str]:
     """Every call is settled, with its own answer; a row that is refused harms no other."""
-    waiting = [
-        str(number) for number in range(plan.calls) if number not in seen.settled and not _outlasts(number, plan)
-    ]
+    waiting = unsettled(plan, seen)
     if waiting:
-        yield f"{len(waiting)} calls were not settled: {', '.join(waiting[:5])} ..."
+        yield f"{len(waiting)} calls were not settled: {', '.join(map(str, waiting[:5]))} ..."
     for number, settled in seen.settled.items():
         text = text_of(number, plan)
         if is_bad(text) != isinstance(settled, carpool.RequestRejected):
             yield f"call {number}, {text[:12]!r}, was settled with {settled!r}"
         elif isinstance(settled, carpool.Response) and settled.text.partition("#")[0] != text:
             yield f"call {number}, {text[:12]!r}, was answered with {settled.text[:20]!r}"
+
+
+def unsettled(plan: Plan, seen: Seen) -> list[int]:
+    """Name the calls that nothing came of, and should have."""
+    return [number for number in range(plan.calls) if number not in seen.settled and not _outlasts(number, plan)]
 
 
 def _outlasts(number: int, plan: Plan) -> bool:

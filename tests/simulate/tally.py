@@ -7,6 +7,7 @@ import carpool
 from carpool.testing.rows import digest
 
 from .calls import body_of
+from .invariants import unsettled
 from .plan import Plan
 from .world import Seen
 
@@ -47,7 +48,7 @@ def tally(plan: Plan, seen: Seen) -> Tally:
     came["calls"] = plan.calls
     came["answered"] = sum(isinstance(settled, carpool.Response) for settled in seen.settled.values())
     came["refused"] = len(seen.settled) - came["answered"]
-    came["lost"] = len(seen.lost) + plan.calls - len(seen.settled)
+    came["lost"] = len(seen.lost) + len(unsettled(plan, seen))
     came["asked again"] = seen.retried
     if seen.final is not None:
         books = seen.final
