@@ -969,16 +969,21 @@ def figures(stats: LaneStats) -> tuple[Lane, int, int, int]:
 
 
 def in_no_order(commands: list[Command]) -> list[str]:
-    """Forget the order, and so the numbering, of what is due at the same instant."""
-    return sorted(repr(_without_order(command)) for command in commands)
+    """Forget the order, and so the numbering, of what is due at the same instant, and which are asked for together.
+
+    Where a listing shows a batch is heard by the way, and no fact tells of it.
+    """
+    checked = sorted(key for command in commands if isinstance(command, Check) for key in command.keys)
+    others = sorted(repr(_without_order(command)) for command in commands if not isinstance(command, Check))
+    return [*checked, *others]
 
 
 def _without_order(command: Command) -> object:
     match command:
         case Record(fact=Packed() as fact):
             return fact.lane, fact.runs
-        case Check(keys=keys) | Find(keys=keys):
-            return type(command), sorted(keys)
+        case Find(keys=keys):
+            return sorted(keys)
     return command
 
 
