@@ -16,9 +16,6 @@ Begin: TypeAlias = Callable[[str, int | None], Callable[[int], None]]
 @contextmanager
 def downloads() -> Iterator[Begin]:
     """Show on a terminal how far downloads are; give what begins one, by its name and size, and is told its bytes."""
-    if not is_terminal(sys.stderr):  # a Progress that is disabled still ends with an empty line, before rich 14.3
-        yield lambda name, total: lambda size: None
-        return
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -27,6 +24,7 @@ def downloads() -> Iterator[Begin]:
         console=Console(stderr=True),
         transient=True,
         auto_refresh=False,  # it would be done by a thread that nobody waits for
+        disable=not is_terminal(sys.stderr),
     )
 
     def begin(name: str, total: int | None) -> Callable[[int], None]:
