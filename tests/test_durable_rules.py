@@ -169,6 +169,14 @@ def test_of_very_many_that_failed_differently_the_first_are_told_apart() -> None
     assert sum(len(attempts_of(unmet)) for unmet in parted) == 500
 
 
+def test_of_very_many_rows_that_failed_differently_the_first_tell_their_attempts() -> None:
+    rows = [*range(1, 2_001)]
+    came = [Row(f"p-{number}", 503, "", b"", "busy", f"not now: {number}") for number in rows]
+    parted = unmet_by(Settle("batch_1", LANE, rows, came, "file", dict.fromkeys(rows, TWICE)), list)
+    assert [row for unmet in parted for row in unmet.rows] == rows
+    assert sum(attempts_of(unmet) == TWICE for unmet in parted) == 500
+
+
 def test_rows_that_failed_tell_their_attempts() -> None:
     came = [Row(f"p-{number}", 503, "", b"", "busy", "not now") for number in (1, 2, 3)]
     settle = Settle("batch_1", LANE, [1, 2, 3], came, "file", {1: TWICE, 2: TWICE[1:], 3: TWICE})

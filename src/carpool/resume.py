@@ -117,9 +117,8 @@ class Resumption:
         self._number_of = NumberMap()
         self._missing: Collection[int] = ()
         self._looking = anyio.Lock()  # in their order: who comes first has the money
-        self._intended: dict[
-            bytes, bool
-        ] = {}  # calls with keys that no other process begins with now, and whether this did
+        # Calls with keys that no other process begins with now, and whether this did.
+        self._intended: dict[bytes, bool] = {}
 
     # --- who awaits which row
 
@@ -319,13 +318,15 @@ class Resumption:
             self._intended[call.digest] = True
 
     async def _withdraw(self) -> None:
-        """Let others begin with what was found in the end, or is not begun with; where that fails, next time."""
+        """Let others begin with what was found in the end, or is not begun with.
+
+        Where that fails, others begin when the declaration is old, and so this process declares anew.
+        """
         idle = [digest for digest, begun in self._intended.items() if not begun]
-        self._intended = dict.fromkeys(idle, False)
+        self._intended.clear()
         if idle:
             with suppress(JournalError):
                 await self._journal.withdraw(idle)
-                self._intended.clear()
 
     def _must_wait(
         self,

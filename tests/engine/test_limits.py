@@ -477,20 +477,6 @@ def test_near_the_limit_the_rest_is_counted_too() -> None:
     assert rows_of(only(commands, Count).runs) == list(range(101, 401))
 
 
-@pytest.mark.parametrize(
-    ("rows", "size", "is_counted"), [(1, 400, True), (1, 390, False), (32, 25, True), (33, 25, False)]
-)
-def test_a_few_rows_that_are_large_beside_the_limit_are_counted_for_they_may_weigh_otherwise_than_the_sample(
-    rows: int, size: int, is_counted: bool
-) -> None:
-    shell = limited(6_736)  # of which 100 tokens are a 64th, by the headroom
-    shell.tell(counted(only(shell.accept(*range(1, 101)), Count), 2))
-    create(shell, upload(shell, shell.tell(Flush())))
-    commands = shell.accept(*range(101, 101 + rows), size=size) + shell.tell(Flush())
-    assert [rows_of(count.runs) for count in of(commands, Count)] == [[*range(101, 101 + rows)]] * is_counted
-    assert len(of(commands, Upload)) == (not is_counted)
-
-
 def test_so_much_is_counted_at_once_as_takes_a_moment() -> None:
     shell = limited(1_000_000)
     count = only(shell.accept(*range(1, 101), size=100_000), Count)
@@ -503,7 +489,7 @@ def test_rows_that_come_while_others_are_counted_wait_for_the_outcome() -> None:
     count = only(shell.accept(1, 2, 3), Count)
     assert shell.accept(4) == []
     assert shell.tell(Flush()) == []
-    commands = shell.count(shell.tell(counted(count, 3)), 3)
+    commands = shell.tell(counted(count, 3))
     assert rows_of(only(commands, Upload).batch.runs)[0] == 1
     assert shell.stats().waiting + shell.stats().submitted == 4
 

@@ -417,6 +417,24 @@ def test_where_two_that_are_asked_for_singly_were_further_in_turn_no_listing_is_
     assert shell.now < asked + 1_500
 
 
+def test_what_is_asked_for_singly_as_it_is_alone_tells_nothing_against_listings() -> None:
+    shell = Shell()
+    one, other = shell.opened(1), shell.opened(2)
+    tell(shell, due(shell), page([other, one]), ended=[one])
+    shell.answered(one, 1)
+    shell.tell(Collected(one))
+    shell.now += 2_000
+    tell(shell, due(shell), ended=[other])
+    shell.answered(other, 2)
+    shell.tell(Collected(other))
+    shell.now += 2_000
+    new = opened(shell, 2)
+    check = due(shell)
+    same = [status(key, "validating") for key in new]
+    shell.tell(Checked(check.remote_ids, same, check.place, (page(new),)))
+    assert (check.place, due(shell).place) == (NEWEST, NEWEST)
+
+
 def test_a_listing_that_was_doubted_is_believed_where_it_tells_something_new() -> None:
     shell = Shell()
     keys = opened(shell, 3)

@@ -38,16 +38,22 @@ def test_a_sample_says_what_a_byte_weighs_with_a_margin() -> None:
     assert scale.per_token == 1.0
 
 
-def test_samples_are_added_up_and_the_margin_shrinks() -> None:
+def test_samples_are_added_up_and_the_margin_stays_for_few_rows_may_weigh_otherwise_than_many_did() -> None:
     scale = sampled(100, 1_000)
     for _ in range(3):
         scale.sample(300, 1_000)
-    assert scale.per_byte == pytest.approx(0.25 * 1.125)
+    assert scale.per_byte == pytest.approx(0.25 * 1.25)
+
+
+def test_where_nothing_can_be_counted_the_margin_shrinks_with_what_was_reported() -> None:
+    scale = sampled(250, 1_000)
+    scale.blind = True
     margins = []
     for _ in range(100):
-        scale.sample(250, 1_000)
+        scale.report(Load(0, 1_000), 250)
         margins.append(scale.per_byte / 0.25 - 1)
     assert margins == sorted(margins, reverse=True)
+    assert margins[2] == pytest.approx(0.125)
     assert margins[-1] < 0.03
 
 
@@ -120,7 +126,7 @@ def test_a_guess_has_no_margin() -> None:
 def test_reports_of_batches_that_were_not_counted_say_what_a_byte_weighs() -> None:
     scale = sampled(900, 1_000)
     scale.report(Load(0, 10_000), 2_500)
-    assert scale.per_byte == pytest.approx(0.25 * (1 + 0.25 / 2**0.5))
+    assert scale.per_byte == pytest.approx(0.25 * 1.25)
     assert scale.per_token == 1.0
     assert not scale.reported
 

@@ -39,7 +39,7 @@ class _Kept(msgspec.Struct, array_like=True, gc=False):
     attempts: tuple[Attempt, ...] = ()  # those kept earlier have none
 
 
-_HISTORIES = 500  # of rows that fail together: some milliseconds
+_HISTORIES = 500  # of rows that fail together, are kept: some milliseconds
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Kept).decode
@@ -85,7 +85,8 @@ def unmet_by(command: Fail | Settle, close: Callable[[Iterable[int]], Sequence[i
     alike: dict[bytes, list[int]] = {}
     for number, row in failed:
         if number in closed:
-            error = error_of_row(row, command.batch_id, command.attempts.get(number, ()))
+            attempts = command.attempts.get(number, ()) if len(alike) < _HISTORIES else ()
+            error = error_of_row(row, command.batch_id, attempts)
             alike.setdefault(pack(error), []).append(number)
     return [Unmet(array("Q", rows), packed) for packed, rows in alike.items()]
 

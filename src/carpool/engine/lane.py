@@ -26,8 +26,6 @@ _ASIDE, _DAY = 600.0, 86_400.0  # seconds: for how long others go first, and how
 _SPLITS = 7  # as many as tell that three rows in a batch of which each quarter was refused are not to blame
 _RENEW = 60.0  # seconds
 _COUNT = 2 * 2**20  # bytes: what is counted at once
-_FEW = 32  # rows: what more of them weigh is known within 5 %, as each may be a quarter off (see `scale`)
-_SLIGHT = 1 / 64  # of what a queue takes: so little may be wrong
 
 
 class LaneStats(msgspec.Struct, frozen=True, gc=False):
@@ -194,17 +192,8 @@ class LaneState:
             return Wait(due)
         room = ledger.room(now) if first else 0.0
         if weight <= max(room, ledger.share):
-            if countable and self._is_doubtful:
-                return Measure(self.waiting.uncounted(_COUNT))
             return Pack(tuple(first_fit(self._in_turn(now), self._file)))
         return self._share_out(room, now, countable=countable)
-
-    @property
-    def _is_doubtful(self) -> bool:
-        """Tell whether what was not counted is few rows, and so large that an estimate of them could fill a queue."""
-        size, scale = self.waiting.load.size, self.ledger.scale
-        few = size > 0 and self.waiting.rows <= _FEW and scale.calibrated
-        return few and size * scale.per_byte >= _SLIGHT * self.ledger.cap
 
     def _due(self, spare_at: float, *, full: bool) -> float:
         if self.flushing or full or self.waiting.full(self._limits):

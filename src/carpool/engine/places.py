@@ -15,7 +15,7 @@ from .commands import Check
 def checks(due: Iterable[Batch], known: Collection[str], *, lists: bool = True) -> list[Check]:
     """Ask by one call for all that are at one place, and for each of the rest by a call of its own.
 
-    No listing is read for one batch alone, unless it `lists`, nor again for what was awaited from it in vain.
+    No listing is read unless it `lists` and others are known, nor again for what was awaited from it in vain.
     """
     groups: dict[tuple[str | None, str], list[Batch]] = {}
     lists = lists and len(known) > 1

@@ -101,8 +101,12 @@ class Rounds:
     def _doubt(self, due: list[Batch], batches: Iterable[Batch], now: float) -> list[Batch]:
         """Ask for one batch singly, each time another one, where listings have told nothing new for long.
 
-        All others wait for as long as between two rounds, so that this is no call more.
+        All others wait for as long as between two rounds, so that this is no call more. While one alone is open no
+        listing is read: that it told nothing counts from the next one.
         """
+        if sum(batch.stage is Stage.OPEN for batch in batches) < 2:
+            self._news_at = None
+            return due
         listed = [batch for batch in due if batch.may_be_told and (batch.newest or batch.place)]
         told = sorted(listed, key=lambda batch: batch.opened_at)
         quiet = 0.0 if self._news_at is None else now - self._news_at

@@ -49,11 +49,15 @@ class Scale:
 
     @property
     def per_byte(self) -> float:
-        """Give the tokens that a byte weighs, with a margin for what is not known."""
+        """Give the tokens that a byte weighs, with a margin for what is not known.
+
+        Few rows may weigh otherwise than many did, and where it matters they are counted. Where they cannot be, a queue
+        is not left empty for it, once reports have shown what batches come to.
+        """
         likely = self._likely_per_byte
         if likely is None:
             return _BLIND if self.blind else 1.0
-        return likely * (1 + _DOUBT / math.sqrt(self._proofs))
+        return likely * (1 + _DOUBT / (math.sqrt(self._proofs) if self.blind else 1))
 
     def weigh(self, load: Load) -> float:
         """Give the tokens that the provider is expected to count, an upper estimate where rows were not counted."""
