@@ -16,6 +16,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
 PLACE = re.compile(r"(<!-- results: (.+?) -->\n)(.*?)(<!-- results end -->)", re.DOTALL)
 SHORT = re.compile(r"(?:50,000|1,000,000) (?:floor|pooled|streamed)(?: journal)?")
+LEGEND = (
+    "`floor`: the straight line, a task and a future for each call; `pooled`: a task for each call, which awaits "
+    "`pool.request`; `streamed`: `pool.map`, which makes no task and no future for a call, and so may cost less than "
+    "the floor; `journal`: with one. Bytes on the wire are those of HTTP bodies, both ways. Bytes more a call are "
+    "those of the peak, and below zero where the floor holds more, which has all lines in memory until it writes them."
+)  # of the rows that SHORT leaves
 CALLS = {
     "50,000 floor": "the floor",
     "50,000 pooled": "`pool.request`",
@@ -66,10 +72,14 @@ def _missed(kept: Results) -> Iterator[str]:
 
 
 def short(kept: Results) -> str:
-    """Leave rows out whose first cell, which tells the case, is not for readers of the README; heads stay."""
+    """Leave rows out whose first cell, which tells the case, is not for readers of the README; heads stay.
+
+    What explains the names of cases explains those that are left.
+    """
     lines: Sequence[str] = kept["table"]
     heads = {at + step for at, line in enumerate(lines) if re.match(r"\|[-|: ]+\|$", line) for step in (-1, 0)}
-    return "\n".join(line for at, line in enumerate(lines) if at in heads or _is_short(line)).strip()
+    left = (line for at, line in enumerate(lines) if at in heads or _is_short(line))
+    return "\n".join(LEGEND if line.startswith("`floor`: ") else line for line in left).strip()
 
 
 def _is_short(line: str) -> bool:

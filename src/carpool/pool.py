@@ -83,11 +83,11 @@ class Pool:
     a call may be given: "always" any that no other call of this process was given, "undelivered" only what no caller
     ever received, "never" none. Delivered answers go after `retention` seconds.
 
-    `tier` ("tier-1" to "tier-5", "build", "launch", "grow") looks the enqueued-token limits up in a dated table;
-    `limits` gives them by model, family or "*" for all others, in tokens, and is never exceeded; `Limits` may also keep
-    the pool to a share. With neither, a limit is learned from the provider's first refusal, which costs nothing. Pools
-    with one journal keep within a limit together. `counter` counts prompt tokens in tiktoken's stead: it is given
-    endpoint, model and body (bytes of JSON), and called in a worker thread.
+    `tier` ("free", "tier-1" to "tier-5", "build", "launch", "grow") looks the enqueued-token limits up in a dated
+    table; `limits` gives them by model, family or "*" for all others, in tokens, and is never exceeded; `Limits` may
+    also keep the pool to a share. With neither, a limit is learned from the provider's first refusal, which costs
+    nothing. Pools with one journal keep within a limit together. `counter` counts prompt tokens in tiktoken's stead: it
+    is given endpoint, model and body (bytes of JSON), and called in a worker thread.
 
     `timeout` is how many seconds a call may wait for its answer, unless it says otherwise. Where that comes near,
     `escalate` "live" sends the call at once, at full price, and "flex" in the flex tier, at the price of a batch but

@@ -89,6 +89,14 @@ def test_results_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
         shown("throughput, unknown")
 
 
+def test_the_legend_in_the_readme_explains_the_rows_that_are_left() -> None:
+    left = set(re.findall(r"[a-z]{5,}", figures.SHORT.pattern))
+    assert set(re.findall(r"`(\w+)`: ", figures.LEGEND)) == left
+    legend = "`floor`: a task; `gathered`: `pool.gather`."
+    table = ["| case | us |", "|---|---|", "| 50,000 gathered | 1 |", "", legend]
+    assert figures.short({"table": table}) == "\n".join((*table[:2], "", figures.LEGEND))
+
+
 def test_the_longest_steps_are_shown_without_their_places() -> None:
     steps = {"records": [{"case": "asked", "figures": {"longest_ms": 12.34, "where": "pool.py:1"}}]}
     assert figures.longest(steps) == "| 50,000 calls | longest step, ms |\n| --- | --- |\n| asked | 12.3 |"

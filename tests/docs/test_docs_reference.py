@@ -97,6 +97,7 @@ def test_each_public_name_has_its_docstring_on_the_page() -> None:
     assert [path for path, each in shown.items() if inspect.ismodule(each)] == ["carpool.errors"]
     named = {name for name in carpool.__all__ if getattr(carpool, name) in shown.values()}
     assert named == set(carpool.__all__) - errors()
+    assert {f"carpool.testing.{name}" for name in carpool.testing.__all__} <= shown.keys()
 
 
 def test_a_module_hides_what_its_package_imports_under_the_same_name() -> None:

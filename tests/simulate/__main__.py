@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from .plan import Plan, draw
 from .planted import PLANTED
-from .run import Found, hunt, promises_broken, repeated, simulate, tallied
+from .run import hunt_by_name, promises_broken, repeated, simulate, tallied
 from .shrink import shrink
 from .tally import Tally
 
@@ -94,18 +94,12 @@ def _tell_smaller(plan: Plan) -> None:
 def _planted(names: Sequence[str], jobs: int) -> int:
     """Plant bugs, and say in which seed each is found."""
     caught = 0
-    for name, seed in zip(names, _map(_hunt, names, jobs), strict=True):
+    for name, seed in zip(names, _map(hunt_by_name, names, jobs), strict=True):
         caught += seed is not None
         how = "NOT FOUND" if seed is None else f"{'small ' * seed.small}seed {seed.seed}: {seed.broken[0][:_WIDTH]}"
         print(f"{name}: {how}", flush=True)
     print(f"{len(names)} bugs planted, {caught} of them found")
     return int(caught < len(names))
-
-
-def _hunt(name: str) -> Found | None:
-    """Hunt a bug by its name, as one itself is not sent to another process."""
-    (bug,) = (bug for bug in PLANTED if bug.name == name)
-    return hunt(bug, small=True) or hunt(bug)
 
 
 if __name__ == "__main__":

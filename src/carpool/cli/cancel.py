@@ -24,7 +24,9 @@ class Cancelled(NamedTuple):
 
 
 def cancel(
-    batch_ids: Annotated[list[str] | None, typer.Argument(metavar="BATCH", help="Ids, as in `carpool limits`.")] = None,
+    batch_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="BATCH", help="Ids, as in `carpool batches`.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All batches of the account that carpool made.")] = False,
     pool: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="With --all, those alone whose client keys begin so.")
