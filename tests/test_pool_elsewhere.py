@@ -580,6 +580,27 @@ async def test_what_is_declared_and_not_begun_with_is_left_to_others(tmp_path: P
     assert told == ["text #1"]
 
 
+@pytest.mark.parametrize("again", ["one", "two"])
+async def test_a_declaration_that_could_not_be_withdrawn_is_at_the_next_look_up(tmp_path: Path, again: str) -> None:
+    """Whether that looks for the same key, for a caller that goes once more, or for another."""
+    told: list[str] = []
+    failing = slow_to_declare(anyio.Event(), "withdraw")
+    async with (
+        site(tmp_path, answer=Samples(), pace=SLOW) as at,
+        at.open() as other,
+        at.open(run_sync=failing) as one,
+    ):
+        for key in ("one", again):
+            with anyio.move_on_after(0.5):
+                await ask(one, [], key)
+            await anyio.sleep(2)
+        start = anyio.current_time()
+        await ask(other, told)
+        took = anyio.current_time() - start
+    assert told == ["text #1"]
+    assert took < 200
+
+
 async def test_a_second_call_that_goes_leaves_the_first_to_be_recorded(tmp_path: Path) -> None:
     """As of a client that asks once more, and goes: the first call's request is on its way to the disk."""
     told: list[str] = []

@@ -144,8 +144,10 @@ async def test_tokens_that_are_released_late_are_learned_of_by_all(tmp_path: Pat
     assert [len(w.answers()) for w in worlds] == [70] * 2
     refused = [line.at for line in books.queue if line.change == "refused"]
     half = (books.queue[0].at + books.queue[-1].at) / 2
-    assert len(refused) <= 20
-    assert sum(at > half for at in refused) <= 4
+    # In 96 runs, which differ by random names, there were 9 to 23, and at most 5 later. Where nothing is learned, there
+    # are 31 and more, and 7 and more later.
+    assert len(refused) <= 26
+    assert sum(at > half for at in refused) <= 6
 
 
 async def test_a_journal_that_cannot_be_asked_is_lost(tmp_path: Path) -> None:

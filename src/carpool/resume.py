@@ -119,6 +119,7 @@ class Resumption:
         self._looking = anyio.Lock()  # in their order: who comes first has the money
         # Calls with keys that no other process begins with now, and whether this did.
         self._intended: dict[bytes, bool] = {}
+        self._owed: set[bytes] = set()  # of calls that this did not begin with, and that could not be withdrawn
 
     # --- who awaits which row
 
@@ -249,7 +250,7 @@ class Resumption:
             return calls, known, elsewhere
         others, before = await self._journal.intend(new)
         # What this process was about to record before is begun with: it is not for these calls to withdraw.
-        self._intended |= {digest: digest in before for digest in new - others}
+        self._intended |= {digest: digest in before and digest not in self._owed for digest in new - others}
         if others:
             await self._adopt()  # it may have died
         for call in calls:
@@ -318,15 +319,17 @@ class Resumption:
             self._intended[call.digest] = True
 
     async def _withdraw(self) -> None:
-        """Let others begin with what was found in the end, or is not begun with.
+        """Let others begin with what was found in the end, or is not begun with; where that fails, next time.
 
-        Where that fails, others begin when the declaration is old, and so this process declares anew.
+        A declaration that was left is declared anew before it is acted on: others begin when it is old.
         """
-        idle = [digest for digest, begun in self._intended.items() if not begun]
+        begun = {digest for digest, is_begun in self._intended.items() if is_begun}
+        self._owed = (self._owed | self._intended.keys()) - begun
         self._intended.clear()
-        if idle:
+        if self._owed:
             with suppress(JournalError):
-                await self._journal.withdraw(idle)
+                await self._journal.withdraw([*self._owed])
+                self._owed.clear()
 
     def _must_wait(
         self,

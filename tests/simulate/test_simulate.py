@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from .plan import Backend, Plan, draw
-from .planted import PLANTED
-from .run import simulate
+from .planted import PLANTED, Planted
+from .run import hunt, simulate
 from .shrink import shrink
 
 SEEDS = [range(first, first + 8) for first in (0, 8, 16)]
@@ -50,11 +50,16 @@ def test_at_least_twenty_bugs_are_planted() -> None:
             pass
 
 
-def test_planted_bugs_are_found() -> None:
+@pytest.mark.parametrize("bug", [bug for bug in PLANTED if bug.name in QUICK], ids=lambda bug: bug.name)
+def test_planted_bugs_are_found(bug: Planted) -> None:
     """These at once; `make simulate` plants all."""
-    done = run("--jobs", "2", "--planted", *QUICK)
+    assert hunt(bug, range(4), small=True) is not None
+
+
+def test_planted_bugs_are_hunted_side_by_side() -> None:
+    done = run("--jobs", "2", "--planted", *QUICK[:2])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(QUICK)} bugs planted, {len(QUICK)} of them found" in done.stdout
+    assert "2 bugs planted, 2 of them found" in done.stdout
 
 
 def test_a_failing_plan_is_made_smaller() -> None:

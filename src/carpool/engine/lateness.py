@@ -51,7 +51,7 @@ class Lateness:
             return True
         self._blamed_at = now
         self._before = self.lag if self._before is None else self._before
-        self.lag = max(2 * self.lag, 2 * age, _FIRST)
+        self.lag = max(1.5 * self.lag, 2 * age, _FIRST)
         if self.lag <= _MOST * turn:
             return True
         self.lag, self._before = self._before, None

@@ -101,10 +101,10 @@ class Rounds:
     def _doubt(self, due: list[Batch], batches: Iterable[Batch], now: float) -> list[Batch]:
         """Ask for one batch singly, each time another one, where listings have told nothing new for long.
 
-        All others wait for as long as between two rounds, so that this is no call more. While one alone is open no
-        listing is read: that it told nothing counts from the next one.
+        All others wait for as long as between two rounds, so that this is no call more. While one batch alone is known
+        no listing is read: that it told nothing counts from the next one.
         """
-        if sum(batch.stage is Stage.OPEN for batch in batches) < 2:
+        if sum(batch.remote_id is not None for batch in batches) < 2:
             self._news_at = None
             return due
         listed = [batch for batch in due if batch.may_be_told and (batch.newest or batch.place)]

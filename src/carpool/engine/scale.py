@@ -51,8 +51,8 @@ class Scale:
     def per_byte(self) -> float:
         """Give the tokens that a byte weighs, with a margin for what is not known.
 
-        Few rows may weigh otherwise than many did, and where it matters they are counted. Where they cannot be, a queue
-        is not left empty for it, once reports have shown what batches come to.
+        Few rows may weigh otherwise than many did, and where more waits than finds room they are counted. Where they
+        cannot be, the margin shrinks as more is known, lest a part of the queue stays empty.
         """
         likely = self._likely_per_byte
         if likely is None:
