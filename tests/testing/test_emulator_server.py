@@ -1,6 +1,7 @@
 """The server over real sockets, driven by the official SDK."""
 
 import io
+import json
 import socket
 import tempfile
 import threading
@@ -17,7 +18,7 @@ from emulating import CHAT, body, jsonl, leftovers, line, parsed, some
 from openai import AsyncOpenAI, OpenAI
 from openai.types import Batch
 
-from carpool.testing import Answer, Emulator, Faults, Pace, digest
+from carpool.testing import Answer, Emulator, Faults, Pace, digest, echo
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +205,15 @@ def test_every_live_endpoint_answers_in_its_form() -> None:
         with pytest.raises(openai.BadRequestError, match="does not stream"):
             client.chat.completions.create(model="m", messages=[], stream=True)
         assert emulator.books().live == 10
+
+
+@pytest.mark.parametrize(
+    ("given", "vectors", "tokens"),
+    [(-1, 1, 0), (None, 1, 0), ({"a": 1}, 1, 0), (["abcdefgh", -1.5, None], 3, 2), ([[1, 2], [3]], 2, 3)],
+)
+def test_whatever_is_to_be_embedded_an_echo_has_a_vector_of_it(given: object, vectors: int, tokens: int) -> None:
+    answer = json.loads(echo("/v1/embeddings", {"model": "m", "input": given}))
+    assert (len(answer["data"]), answer["usage"]["prompt_tokens"]) == (vectors, tokens)
 
 
 @pytest.mark.parametrize("endpoint", ["/v1/responses", "/v1/embeddings", "/v1/moderations", "/v1/completions"])

@@ -182,7 +182,7 @@ def _embedding(body: Body, prompt_tokens: int | None) -> bytes:
     ]
     tokens = prompt_tokens
     if tokens is None:
-        tokens = sum(_tokens(one) if isinstance(one, str) else len(one or "") for one in inputs)
+        tokens = sum(_tokens(one) if isinstance(one, str) else len(one) for one in inputs if isinstance(one, str | list))
     return _encode(
         {
             "object": "list",
