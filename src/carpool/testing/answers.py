@@ -180,9 +180,7 @@ def _embedding(body: Body, prompt_tokens: int | None) -> bytes:
         {"object": "embedding", "index": index, "embedding": _vector(one, size, packed)}
         for index, one in enumerate(inputs)
     ]
-    tokens = prompt_tokens
-    if tokens is None:
-        tokens = sum(_tokens(one) if isinstance(one, str) else len(one) for one in inputs if isinstance(one, str | list))
+    tokens = sum(map(_tokens_given, inputs)) if prompt_tokens is None else prompt_tokens
     return _encode(
         {
             "object": "list",
@@ -191,6 +189,11 @@ def _embedding(body: Body, prompt_tokens: int | None) -> bytes:
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
     )
+
+
+def _tokens_given(one: object) -> int:
+    """Count those of a text, or of a list of tokens; whatever else is to be embedded has none."""
+    return _tokens(one) if isinstance(one, str) else len(one) if isinstance(one, list) else 0
 
 
 def _vector(one: object, size: int, packed: bool) -> list[float] | str:
