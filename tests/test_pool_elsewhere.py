@@ -630,6 +630,29 @@ async def test_a_second_call_that_goes_leaves_the_first_to_be_recorded(tmp_path:
         assert at.emulator.books().times(body("text")) == 1
 
 
+async def slow_to_sync(func: Callable[..., Any], /, *args: Any) -> Any:
+    if getattr(func, "__name__", "") == "_sync":
+        await anyio.sleep(3)
+    return await run_here(func, *args)
+
+
+@pytest.mark.parametrize("after", [0.1, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("key", [None, "one"])
+async def test_a_call_that_goes_before_it_is_recorded_is_taken_by_an_equal_one(
+    tmp_path: Path, key: str | None, after: float
+) -> None:
+    """As of a client that asks again when its time is over, while the disk is slow."""
+    told: list[str] = []
+    settings: dict[str, Any] = {"timing": carpool.Timing(linger=0.2), "run_sync": slow_to_sync}
+    async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open(**settings) as w:
+        await w.pool.request(asked("before", "before"))
+        with anyio.move_on_after(after):
+            await ask(w, [], key)
+        await ask(w, told, key)
+    assert told == ["text #1"]
+    assert at.emulator.books().times(body("text")) == 1
+
+
 async def test_equal_calls_with_one_key_are_each_sent(tmp_path: Path) -> None:
     told: list[str] = []
     async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open() as one:

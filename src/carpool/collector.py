@@ -157,7 +157,7 @@ class Collector:
         self.elsewhere: Elsewhere = Elsewhere(self._look_up_again, settings.timing.poll_min)
         self._resumption = self.intake.resumption = (
             None
-            if journal is None or self.adoption is None
+            if journal is None or recorder is None
             else Resumption(
                 journal,
                 spool,
@@ -169,6 +169,7 @@ class Collector:
                 engine.far,
                 self._adopt,
                 self.elsewhere.wait,
+                recorder.caught_up,
                 settings.reuse,
             )
         )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol
 
+import anyio
 from msgspec import structs
 
 from .engine.commands import Cancel, Claim, Command, Create, Delete, Discard, Fail, SendLive, Upload
@@ -73,6 +74,7 @@ class Recorder:
         self._facts: list[Stamped] = []
         self._then: list[Command] = []
         self._writing = False
+        self._gathered = self._written = anyio.Event()  # of the group that gathers, and of the one that is written
         self.broken: JournalError | None = None
 
     @property
@@ -88,18 +90,28 @@ class Recorder:
             self._writing = True
             self._host.begin(self._write)
 
+    async def caught_up(self) -> None:
+        """Wait until what was submitted up to now is recorded, or never will be."""
+        if not self.idle:
+            await (self._gathered if self._facts else self._written).wait()
+
     async def _write(self) -> None:
         try:
             while self._facts or self._then:
                 facts, self._facts = self._facts, []
                 then, self._then = self._then, []
+                self._written, self._gathered = self._gathered, anyio.Event()
                 if facts and self.broken is None:
                     await self._record(facts)
                 self._host.recorded(facts)
+                self._written.set()
                 for command in then:
                     self._go_on(command)
         finally:
             self._writing = False
+            for group in (self._written, self._gathered):  # where it was cancelled, nothing more is recorded
+                group.set()
+            self._gathered = anyio.Event()
 
     async def _record(self, facts: list[Stamped]) -> None:
         try:

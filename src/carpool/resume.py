@@ -77,6 +77,7 @@ class Resumption:
 
     `running` says which rows are in batches that were created: they are paid for in any case. `adopt` takes over what
     processes left that have died, and `wait` keeps calls to be looked up again: their rows are under way elsewhere.
+    `caught_up` waits until what there is to be recorded is.
 
     `reuse` "undelivered" gives again only what no caller ever received, "never" nothing. `looks` says whether there may
     be anything to be found.
@@ -94,6 +95,7 @@ class Resumption:
         far: Callable[[Collection[int]], Mapping[int, int]],
         adopt: Callable[[], Awaitable[None]],
         wait: Callable[[Deferred], None],
+        caught_up: Callable[[], Awaitable[None]],
         reuse: Reuse,
     ) -> None:
         self._journal = journal
@@ -106,11 +108,13 @@ class Resumption:
         self._far = far
         self._adopt = adopt
         self._wait = wait
+        self._caught_up = caught_up
         self._reuse = reuse
         self.looks: bool = False
         self._shard = shard_of(journal.numbered)
         self._taken = NumberSet()  # rows of earlier processes that callers of this one await, or were given
         self._left: set[int] = set()  # rows whose callers went, or never looked
+        self._goings = self._found_goings = 0  # times that callers went, and those whose rows can be found
         self._doubted: set[int] = set()  # rows that were nowhere when they were looked for
         self._lost: set[int] = set()  # and again
         self._row_of = NumberMap()  # by the number of the call that awaits it
@@ -149,6 +153,7 @@ class Resumption:
             self._put_back(row)
             rows.append(row)
         if rows:
+            self._goings += 1
             self.begin()
         return rows
 
@@ -226,11 +231,19 @@ class Resumption:
         """Settle calls with answers of an earlier time, let them await what is under way, or accept them anew."""
         async with self._looking:
             try:
+                await self._record_left()
                 while calls:
                     calls = await self._resume(*await self._declared(calls))
             except JournalError as exc:
                 self._refuse(calls, exc)
             await self._withdraw()
+
+    async def _record_left(self) -> None:
+        """Let the rows of callers that went be found: what they asked for may be on its way to the disk."""
+        goings = self._goings
+        if self._found_goings < goings:
+            await self._caught_up()
+            self._found_goings = goings
 
     def _refuse(self, calls: Iterable[Deferred], error: JournalError) -> None:
         for call in calls:

@@ -160,11 +160,15 @@ async def test_the_process_that_holds_the_database_is_named(
 
 
 async def stop_amidst(child: Child, course: Course) -> None:
-    """Stop a process again and again, until it is amidst a transaction."""
+    """Stop a process again and again, until it is amidst a transaction.
+
+    In between it goes on, and what it says is read: else it waits in the end for a reader of its full pipe.
+    """
     for number in range(2, 10_000):
         child.stop()
         await course.journal.record((NOW, accepted(course.run(number))))
         os.kill(child.pid, signal.SIGCONT)
+        child.wait_for(0)
 
 
 async def test_a_disk_that_takes_no_more_loses_nothing_that_was_safe(folder: Path) -> None:
