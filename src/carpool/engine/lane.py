@@ -114,8 +114,8 @@ class LaneState:
         self.packing: tuple[Run, ...] = ()  # a decision that is being recorded
         self.ahead: str | None = None  # a batch that is packed and waits for room
         self.rich: bool = False  # some rows hold images or files, which weigh more than their bytes
-        self.counting = 0  # counts that are under way
-        self.measuring = False  # the first of them is of what is to be packed next
+        self.counting: int = 0  # counts that are under way
+        self.measuring: bool = False  # the first of them is of what is to be packed next
         self.batches: set[str] = set()
         self.packed_at: float = -math.inf  # the last of them, by this process
         self.answered = self.failed = 0  # requests that have ended

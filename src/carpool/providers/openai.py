@@ -119,7 +119,9 @@ class OpenAI:
         """Give the constant parts of an input line."""
         return jsonl.frame(pool, endpoint)
 
-    parse_row = staticmethod(jsonl.parse_row)
+    def parse_row(self, line: bytes, offset: int = 0) -> Row:
+        """Read one line of an output or error file."""
+        return jsonl.parse_row(line, offset)
 
     def row_line(self, custom_id: str, row: Row) -> bytes:
         """Write an answer as the line of an output file."""
