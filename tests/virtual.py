@@ -1,11 +1,12 @@
 """A whole pool in one thread on virtual time: the emulator's application behind an in-memory transport."""
 
 import asyncio
+import random
 import selectors
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +20,24 @@ from carpool.testing import Emulator
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
+
+
+_NAMING = ("carpool.journal.sqlite.store", "carpool.session", "carpool.wire.forms")
+
+
+@contextmanager
+def drawn(seed: int) -> Iterator[None]:
+    """Draw from a seed what is named at random, and in which order trio runs what is ready."""
+    from trio._core import _run as scheduler  # as trio's own plugin for hypothesis does: there is no public way
+
+    names = random.Random(f"tokens/{seed}")
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        for place in _NAMING:
+            enter(mock.patch(f"{place}.token_hex", lambda size: names.randbytes(size).hex()))
+        enter(mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True))
+        enter(mock.patch.object(scheduler, "_r", random.Random(f"order/{seed}")))
+        yield
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

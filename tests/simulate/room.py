@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from unittest import mock
 
 import anyio
 import msgspec
-from virtual import VirtualLoop
+from virtual import VirtualLoop, drawn
 
 from carpool.providers.openai import OpenAI
 
@@ -23,22 +23,19 @@ from .plan import Backend, Plan
 T = TypeVar("T")
 
 _EPOCH = 1_900_000_000.0  # seconds: any time will do, but files must not seem to be older than the beginning
-_TOKENS = ("carpool.journal.sqlite.store", "carpool.session", "carpool.wire.forms")
 _MEMORY = Path("/dev/shm")
 
 
 @contextmanager
 def closed_room(plan: Plan, injected: Counter[str]) -> Iterator[Path]:
     """Give a folder in a room in which all follows from the plan; what strikes it is counted."""
-    tokens = random.Random(f"tokens/{plan.seed}")
     limits = msgspec.structs.replace(OpenAI.limits, creations_per_hour=plan.creations)
     with ExitStack() as stack:
         enter = stack.enter_context
         enter(mock.patch("time.time", _virtual_time))
         enter(mock.patch("carpool.wire.wire.random", random.Random(f"pauses/{plan.seed}")))
         enter(mock.patch.object(OpenAI, "limits", limits))
-        for place in _TOKENS:
-            enter(mock.patch(f"{place}.token_hex", lambda size: tokens.randbytes(size).hex()))
+        enter(drawn(plan.seed))
         enter(counting(injected))
         enter(mock.patch("carpool.testing.reading.SLICE", math.inf))  # or it would give way by the machine's clock
         enter(mock.patch("os.fsync", return_value=None))  # no power is cut here: tests/crash does that
@@ -53,17 +50,10 @@ def _virtual_time() -> float:
         return _EPOCH
 
 
-def run_on(backend: Backend, seed: int, func: Callable[[], Awaitable[T]]) -> T:
-    """Run on virtual time; trio shuffles what is ready to run, here as the seed has it."""
+def run_on(backend: Backend, func: Callable[[], Awaitable[T]]) -> T:
+    """Run on virtual time."""
     if backend == "asyncio":
         return anyio.run(func, backend_options={"loop_factory": VirtualLoop})
-    from trio._core import _run as scheduler  # as trio's own plugin for hypothesis does: there is no public way
     from trio.testing import MockClock
 
-    options: dict[str, Any] = {"clock": MockClock(autojump_threshold=0)}
-    chance = random.Random(f"order/{seed}")
-    with (
-        mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
-        mock.patch.object(scheduler, "_r", chance),
-    ):
-        return anyio.run(func, backend="trio", backend_options=options)
+    return anyio.run(func, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})

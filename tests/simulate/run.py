@@ -46,7 +46,7 @@ def simulate(plan: Plan) -> Result:
         world = World(plan, folder, injected)
         try:
             with _watched():
-                run_on(plan.backend, plan.seed, world.run)
+                run_on(plan.backend, world.run)
         except _Endless:
             return Result(world.seen, [_ENDLESS])
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is a finding

@@ -104,6 +104,7 @@ class World:
         return {"*": int(self._plan.told * self._limit)} if self._plan.told else None
 
     def _note(self, what: str) -> None:
+        what = what.replace(str(self._folder), "FOLDER")  # whose name is another each time
         self.seen.trace.append(f"{anyio.current_time():9.3f} {what}")
 
     async def run(self) -> Seen:
@@ -173,10 +174,13 @@ class World:
     async def _serve(self, which: int, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Start a service again and again."""
         while True:
+            told = self._told
             process = self._at[which] = self._new()
             self._note(f"service {which} starts")
             if await process.start():
                 self._note(f"service {which} serves")
+                if self._told is not None and self._told != told:  # else nobody tells what came to be meanwhile
+                    await process.set_limits(self._told)
                 self._outside.start_soon(process.take, partial(self._desk.take, process))
             if len(self._all) <= self._plan.services:
                 task_status.started()
