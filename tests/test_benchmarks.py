@@ -114,7 +114,7 @@ def test_traffic_and_the_collector_are_accounted_for() -> None:
 
 
 def test_a_transport_adds_little_to_the_cost_of_a_call() -> None:
-    direct, added = transport.run(1_000, 3)
+    direct, added = transport.run(1_000, 9)
     assert added < direct / 2  # the bar of `make bench` is 15 us; a busy machine is no place to hold it
 
 
@@ -143,6 +143,7 @@ def test_what_is_linear_is_judged_by_five_runs(runs: int, judged: bool, monkeypa
     assert throughput.table(records).endswith("; 1 run." if runs == 1 else f"; medians of {runs} runs.")
 
 
+# What a process holds is read from there; the benchmark itself is for Linux.
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_peak_of_another_process_is_its_own() -> None:
     """The system's `ru_maxrss` would be this process's, where that was larger."""

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import guard
 from benchmarks.guard import LEAST, SHORT, Ratios
 
+# Ratios differ between versions of Python. Those of others are learned by `python -m benchmarks.guard --learn`.
 learned = pytest.mark.skipif(not guard.load_ours(), reason=f"of Python {guard.PYTHON} no ratios are kept")
 KEPT = {"pooled": [1.40, 1.44, 1.42], "streamed": [1.0, 1.0, 1.0]}
 

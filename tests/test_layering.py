@@ -46,6 +46,7 @@ FLOORS = [
         "callers",
         "collector",
         "deadlines",
+        "declaring",
         "durable",
         "elsewhere",
         "embeddings",

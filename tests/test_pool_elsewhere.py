@@ -442,12 +442,12 @@ async def test_what_is_just_being_taken_over_is_waited_for(tmp_path: Path) -> No
         assert at.emulator.books().times(body("text")) == 1
 
 
-def slow_to(name: str) -> Callable[..., Awaitable[Any]]:
-    """Take a second for what the journal does by this name."""
+def slow_to(name: str, seconds: float = 1) -> Callable[..., Awaitable[Any]]:
+    """Take so long for what is done by this name, by the journal or by whoever calls it directly."""
 
     async def slowly(func: Callable[..., Any], /, *args: Any) -> Any:
-        if args and getattr(args[0], "__name__", "") == name:
-            await anyio.sleep(1)
+        if name in (getattr(one, "__name__", "") for one in (func, *args[:1])):
+            await anyio.sleep(seconds)
         return await run_here(func, *args)
 
     return slowly
@@ -630,12 +630,6 @@ async def test_a_second_call_that_goes_leaves_the_first_to_be_recorded(tmp_path:
         assert at.emulator.books().times(body("text")) == 1
 
 
-async def slow_to_sync(func: Callable[..., Any], /, *args: Any) -> Any:
-    if getattr(func, "__name__", "") == "_sync":
-        await anyio.sleep(3)
-    return await run_here(func, *args)
-
-
 @pytest.mark.parametrize("after", [0.1, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("key", [None, "one"])
 async def test_a_call_that_goes_before_it_is_recorded_is_taken_by_an_equal_one(
@@ -643,7 +637,7 @@ async def test_a_call_that_goes_before_it_is_recorded_is_taken_by_an_equal_one(
 ) -> None:
     """As of a client that asks again when its time is over, while the disk is slow."""
     told: list[str] = []
-    settings: dict[str, Any] = {"timing": carpool.Timing(linger=0.2), "run_sync": slow_to_sync}
+    settings: dict[str, Any] = {"timing": carpool.Timing(linger=0.2), "run_sync": slow_to("_sync", 3)}
     async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open(**settings) as w:
         await w.pool.request(asked("before", "before"))
         with anyio.move_on_after(after):

@@ -91,7 +91,7 @@ class Recorder:
             self._host.begin(self._write)
 
     async def caught_up(self) -> None:
-        """Wait until what was submitted up to now is recorded, or never will be."""
+        """Wait until what was submitted up to now is recorded, or lost; whoever waits is cancelled with the writing."""
         if not self.idle:
             await (self._gathered if self._facts else self._written).wait()
 
@@ -109,9 +109,6 @@ class Recorder:
                     self._go_on(command)
         finally:
             self._writing = False
-            for group in (self._written, self._gathered):  # where it was cancelled, nothing more is recorded
-                group.set()
-            self._gathered = anyio.Event()
 
     async def _record(self, facts: list[Stamped]) -> None:
         try:

@@ -6,7 +6,6 @@ given. So equal prompts of one run stay separate samples, and the same program, 
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from itertools import groupby, islice
@@ -16,6 +15,7 @@ import anyio
 
 from .answers import Answers
 from .callers import Callers
+from .declaring import Declarations
 from .engine.events import Asked, Delivered, Event, Wanted
 from .errors import JournalError
 from .journal import DIGEST, Journal, Known, Place
@@ -114,16 +114,13 @@ class Resumption:
         self._shard = shard_of(journal.numbered)
         self._taken = NumberSet()  # rows of earlier processes that callers of this one await, or were given
         self._left: set[int] = set()  # rows whose callers went, or never looked
-        self._goings = self._found_goings = 0  # times that callers went, and those whose rows can be found
         self._doubted: set[int] = set()  # rows that were nowhere when they were looked for
         self._lost: set[int] = set()  # and again
         self._row_of = NumberMap()  # by the number of the call that awaits it
         self._number_of = NumberMap()
         self._missing: Collection[int] = ()
         self._looking = anyio.Lock()  # in their order: who comes first has the money
-        # Calls with keys that no other process begins with now, and whether this did.
-        self._intended: dict[bytes, bool] = {}
-        self._owed: set[bytes] = set()  # of calls that this did not begin with, and that could not be withdrawn
+        self._declarations = Declarations(journal)
 
     # --- who awaits which row
 
@@ -153,7 +150,6 @@ class Resumption:
             self._put_back(row)
             rows.append(row)
         if rows:
-            self._goings += 1
             self.begin()
         return rows
 
@@ -231,19 +227,13 @@ class Resumption:
         """Settle calls with answers of an earlier time, let them await what is under way, or accept them anew."""
         async with self._looking:
             try:
-                await self._record_left()
+                if self._left:  # what was asked for by callers that went may be on its way to the disk
+                    await self._caught_up()
                 while calls:
                     calls = await self._resume(*await self._declared(calls))
             except JournalError as exc:
                 self._refuse(calls, exc)
-            await self._withdraw()
-
-    async def _record_left(self) -> None:
-        """Let the rows of callers that went be found: what they asked for may be on its way to the disk."""
-        goings = self._goings
-        if self._found_goings < goings:
-            await self._caught_up()
-            self._found_goings = goings
+            await self._declarations.withdraw()
 
     def _refuse(self, calls: Iterable[Deferred], error: JournalError) -> None:
         for call in calls:
@@ -257,13 +247,11 @@ class Resumption:
         One that another process is beginning with just now waits: it is found soon.
         """
         known, elsewhere = await self._find(calls)
-        new = {call.digest for call in calls if call.keyed and call.digest not in self._intended}
+        new = {call.digest for call in calls if call.keyed and call.digest not in self._declarations}
         new = {digest for digest in new if not self._is_there(known.get(digest, ()), elsewhere)}
         if not new:
             return calls, known, elsewhere
-        others, before = await self._journal.intend(new)
-        # What this process was about to record before is begun with: it is not for these calls to withdraw.
-        self._intended |= {digest: digest in before and digest not in self._owed for digest in new - others}
+        others = await self._declarations.declare(new)
         if others:
             await self._adopt()  # it may have died
         for call in calls:
@@ -310,7 +298,7 @@ class Resumption:
         for call, chosen in zip(waiting, found, strict=True):  # in their order: who comes first has the money
             if self._must_wait(call, chosen, known, elsewhere, running):
                 self._wait(call)
-            elif chosen is None and call.keyed and call.digest not in self._intended:
+            elif chosen is None and call.keyed and call.digest not in self._declarations:
                 undeclared.append(call)  # there were requests, and fewer than calls
             elif chosen is None:
                 self._begin(call)
@@ -328,21 +316,8 @@ class Resumption:
     def _begin(self, call: Deferred) -> None:
         """Take a call that is none of an earlier time; what it is known again by is recorded before anything else."""
         self._accept(call)
-        if call.digest in self._intended and call.number in self._callers:
-            self._intended[call.digest] = True
-
-    async def _withdraw(self) -> None:
-        """Let others begin with what was found in the end, or is not begun with; where that fails, next time.
-
-        A declaration that was left is declared anew before it is acted on: others begin when it is old.
-        """
-        begun = {digest for digest, is_begun in self._intended.items() if is_begun}
-        self._owed = (self._owed | self._intended.keys()) - begun
-        self._intended.clear()
-        if self._owed:
-            with suppress(JournalError):
-                await self._journal.withdraw([*self._owed])
-                self._owed.clear()
+        if call.number in self._callers:
+            self._declarations.begin(call.digest)
 
     def _must_wait(
         self,

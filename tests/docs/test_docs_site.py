@@ -83,6 +83,7 @@ def test_files_that_are_no_pages_are_named() -> None:
 PATHS = re.compile(r"(?:tests|examples|benchmarks|docs|src|\.github|\.ci)/[\w./*-]*\w/?")
 
 
+# `make wheel` runs these tests beside the installed wheel; the pages are built from the sources, in `make test`.
 @pytest.mark.skipif(PACKAGE != ROOT / "src" / "carpool", reason="the sources, and what builds them, are not here")
 @pytest.mark.parametrize("page", pages())
 def test_files_targets_and_benchmarks_that_are_named_exist(page: str) -> None:

@@ -87,6 +87,7 @@ QUEUES = sorted({lane.queue for lane in LANES})
 NUMBERS = st.one_of(st.none(), st.integers(0, 400))
 ANY_LIMIT = st.sampled_from([None, 12, 40, 200])
 UNHEARD = 600.0  # seconds
+UNLISTED = 900.0  # seconds, for which batches are asked for singly at most, after listings that could not be read
 COURSE = ["validating", "scheduling", "in_progress", "finalizing", "cancelling"]
 ENDS = ["completed", "expired", "cancelled", "failed"]
 GOOD = (200, "")
@@ -171,7 +172,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.now = NOW
         self.facts: list[tuple[Fact, float]] = []
         self.facts_only = facts_only and per_hour > 1_000  # what happens is all in the facts: replay must agree
-        self.listings = 0  # that were read, all in vain: no answer here shows a page
+        self.listed_at: list[float] = []  # when calls for listings were over, all in vain: no answer here shows a page
         self.by_time = False  # something was decided that no fact tells of
         self.exact, self.honest, self.limit = course == "exact", course != "wild", limit
         self.steps: list[Step] = []  # outstanding
@@ -317,7 +318,6 @@ class EngineMachine(RuleBasedStateMachine):
             case Count():
                 self.see_count(command)
             case Upload() | Claim() | Create() | Find() | Check() | Collect():
-                self.listings += isinstance(command, Check) and command.place is not None
                 self.see_step(command)
 
     def see_packed(self, fact: Packed) -> None:
@@ -699,7 +699,10 @@ class EngineMachine(RuleBasedStateMachine):
             self.feed(Uploaded(batch.key, file_id))
 
     def draw_step(self, data: st.DataObject) -> Step:
-        return self.steps.pop(data.draw(st.integers(0, len(self.steps) - 1)))
+        step = self.steps.pop(data.draw(st.integers(0, len(self.steps) - 1)))
+        if isinstance(step, Check) and step.place is not None:
+            self.listed_at.append(self.now)
+        return step
 
     def create_remotely(self, batch: PackedBatch) -> Remote:
         self.remote_numbers += 1
@@ -903,9 +906,9 @@ class EngineMachine(RuleBasedStateMachine):
     def is_as_by(self, replica: Engine, event: Event, commands: list[Command]) -> bool:
         """Tell whether another engine answers an event with the same commands.
 
-        No fact tells of listings that could not be read. After two of them batches are asked for singly.
+        No fact tells of listings that could not be read. After two of them batches are asked for singly for a while.
         """
-        grouped = self.listings < 2
+        grouped = len(self.listed_at) < 2 or self.now > self.listed_at[-1] + UNLISTED
         return in_no_order(replica.handle(event, self.now), grouped=grouped) == in_no_order(commands, grouped=grouped)
 
     def teardown(self) -> None:
