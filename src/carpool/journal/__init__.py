@@ -148,7 +148,7 @@ class Journal(Protocol):
         ...
 
     def holds(self, row: int) -> bool:
-        """Tell whether a row is of this process, or of one whose work it took over."""
+        """Tell whether a row that is not settled is of this process, or of one whose work it took over."""
         ...
 
     async def find(self, digests: Collection[bytes]) -> dict[bytes, list[Known]]:

@@ -209,7 +209,7 @@ class Memory:
                         yield at, Accepted(fact.lane, part, fact.rich)
 
     def holds(self, row: int) -> bool:
-        """Tell whether a row is of this process, or of one whose work it took over."""
+        """Tell whether a row that is not settled is of this process, or of one whose work it took over."""
         return shard_of(row) in self._told
 
     async def find(self, digests: Collection[bytes]) -> dict[bytes, list[Known]]:

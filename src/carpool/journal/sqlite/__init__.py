@@ -60,7 +60,7 @@ class Sqlite:
         self._held = set(self._store.told)
 
     def holds(self, row: int) -> bool:
-        """Tell whether a row is of this process, or of one whose work it took over."""
+        """Tell whether a row that is not settled is of this process, or of one whose work it took over."""
         return shard_of(row) in self._held
 
     async def find(self, digests: Collection[bytes]) -> dict[bytes, list[Known]]:
