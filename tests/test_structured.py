@@ -15,6 +15,8 @@ from typing import Annotated, Any, Generic, Literal, Optional, TypedDict, TypeVa
 import msgspec
 import pydantic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.lib._parsing._completions import type_to_response_format_param
 from openai.lib._parsing._responses import type_to_text_format_param
 from openai.lib._pydantic import to_strict_json_schema
@@ -671,6 +673,8 @@ def test_the_answer_to_a_live_call_without_a_batch_has_nothing_behind_its_messag
 
 # --- texts and usage
 
+MESSAGES = [None, 1, {}, {"content": None}, {"content": [LEAF]}, {"content": ""}, {"content": LEAF}]
+
 
 @pytest.mark.parametrize("body", SHAPES[:5])
 def test_text_is_the_text(body: dict[str, Any]) -> None:
@@ -680,6 +684,15 @@ def test_text_is_the_text(body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("body", [chat(refusal="no"), responses(), {"choices": []}, {"data": []}, [], {"choices": [1]}])
 def test_where_there_is_no_text_it_is_empty(body: Any) -> None:
     assert answer(body).text == ""
+
+
+@given(st.lists(st.sampled_from([{}, 1, None, *({"message": m} for m in MESSAGES), {"text": LEAF}]), max_size=3))
+def test_the_text_is_that_of_the_first_choice(choices: list[Any]) -> None:
+    match choices:
+        case [{"message": {"content": str(text)}}, *_] | [{"text": str(text)}, *_]:
+            assert answer({"choices": choices}).text == text
+        case _:
+            assert answer({"choices": choices}).text == ""
 
 
 @pytest.mark.parametrize(
