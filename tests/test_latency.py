@@ -35,6 +35,13 @@ def test_ends_are_seen_soon_and_with_few_calls(case: Case) -> None:
     assert all(bar.kept for bar in record.bars), [str(bar) for bar in record.bars]
 
 
+@pytest.mark.parametrize("opened", ["at once", "in 2 hours"])
+def test_where_one_page_shows_all_there_is_one_call_a_round(opened: str) -> None:
+    """Also where a listing has told nothing new for so long that one batch is asked for singly."""
+    figures = latency.measure(Case(10, opened, lives=200)).figures
+    assert figures["calls"] == figures["rounds"]
+
+
 def test_webhooks_save_most_of_the_calls_and_of_the_wait() -> None:
     polled, told = (latency.measure(Case(10, webhooks=webhooks, lives=100, longest=HOUR)) for webhooks in (False, True))
     assert told.number("calls") < polled.number("calls") / 2

@@ -8,7 +8,7 @@ from ..models import NEWEST, Page
 from . import places
 from .agenda import Agenda
 from .batch import Batch, Stage
-from .cadence import backoff, check_pause, spread
+from .cadence import backoff, spread
 from .commands import Check
 from .lanes import Name
 
@@ -35,6 +35,7 @@ class Rounds:
         self._patience = _DOUBT * timing.poll_min  # with listings that tell nothing new, in seconds
         self._doubts = 0  # since then
         self._doubted = ""  # the batch that was asked for singly for this reason
+        self._passed: list[Batch] = []  # in favour of it
         self._behind = 0  # times in a row that such a one was further
 
     def choose(self, due: Iterable[Batch], batches: Iterable[Batch], now: float) -> list[Batch]:
@@ -96,13 +97,15 @@ class Rounds:
         self._reading |= {check.keys[0]: check.place for check in checks if check.place is not None}
         for batch in due:
             batch.awaits = None
+        asked = {batch.key for batch in due}
+        self._passed = [batch for batch in self._passed if batch.key not in asked]
         return checks
 
     def _doubt(self, due: list[Batch], batches: Iterable[Batch], now: float) -> list[Batch]:
         """Ask for one batch singly, each time another one, where listings have told nothing new for long.
 
-        All others wait for as long as between two rounds, so that this is no call more. While one batch alone is known
-        no listing is read: that it told nothing counts from the next one.
+        All others are passed over, as if they had been asked for too: so this is no call more. While one batch alone is
+        known no listing is read: that it told nothing counts from the next one.
         """
         if sum(batch.remote_id is not None for batch in batches) < 2:
             self._news_at = None
@@ -118,9 +121,17 @@ class Rounds:
         for batch in told:
             self._agenda.set(batch.key, now)
         others = [batch for batch in batches if batch.stage is Stage.OPEN and batch.key in self._agenda]
-        for batch in [batch for batch in others if batch.may_be_told]:
-            self._agenda.delay(batch.key, now + check_pause(now - batch.opened_at, self._timing, 0.0))
+        self._passed = [batch for batch in others if batch.may_be_told and not batch.netted]
+        for batch in self._passed:
+            self._agenda.delay(batch.key, now + self._timing.poll_min)
         return [batch for batch in due if batch.key not in self._agenda]
+
+    def passed_over(self, keys: Collection[str]) -> list[Batch]:
+        """Take out the batches that were passed over in favour of one of these, and not asked for since."""
+        if self._doubted not in keys:
+            return []
+        passed, self._passed = self._passed, []
+        return [batch for batch in passed if batch.stage is Stage.OPEN and batch.key in self._agenda]
 
     def heard(self, keys: Collection[str], *, further: bool, listed: bool, now: float) -> None:
         """Hear whether a call for these told of a batch that it is further than what was heard last."""
