@@ -116,8 +116,8 @@ class _Tail:
         self.sizes.extend(sizes)
         self.end += sum(sizes)
         self.lines += lines
-        # From behind: CPython looks so in half the time.
-        self.rich = self.rich or any(line.rfind(_RICH) >= 0 for line in lines)
+        # From behind, and in all at once: CPython looks so in less than half the time.
+        self.rich = self.rich or b"\n".join(self.bodies).rfind(_RICH) >= 0
         self.bodies, self.held = [], 0
 
     def report(self) -> Report:
