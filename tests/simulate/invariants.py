@@ -83,11 +83,12 @@ def _live(plan: Plan, seen: Seen, books: Books) -> Iterator[str]:
     """Nothing goes live that was not to, and what was to goes once for each time that its caller is told of a failure.
 
     With several services it goes live once more for each time that it was in vain: that no answer came is known to the
-    process that sent it, and to none that is asked then (test_what_another_process_sent_live_in_vain_is_sent_here).
+    process that sent it, and to none that is asked then (test_what_another_process_sent_live_in_vain_is_sent_here). So
+    it does for each time that an answer came to a process that died before it had recorded it.
     """
     for number in range(plan.calls):
         times = books.live_bodies[digest(body_of(number, plan))]
-        in_vain = times - seen.lived[number] if plan.services > 1 else 0
+        in_vain = seen.unkept[number] + (times - seen.lived[number] if plan.services > 1 else 0)
         most = seen.asked[number] if is_bad(text_of(number, plan)) else 1 + seen.failed[number] + in_vain
         if times > (most if plan.escalate else 0):
             yield f"call {number} went live {times} times, not {most} at most"

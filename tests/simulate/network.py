@@ -32,7 +32,7 @@ class Sender(Protocol):
         """Wait as long as a live answer takes."""
         ...
 
-    def lived(self, number: int) -> None:
+    def answered_live(self, number: int) -> None:
         """Note that a call is answered live."""
         ...
 
@@ -71,7 +71,7 @@ class Network(httpx2.AsyncBaseTransport):
         if isinstance(reply, Exception):
             raise reply
         if request.url.path == CHAT and reply.is_success:
-            self._sender.lived(number_of(request.content))
+            self._sender.answered_live(number_of(request.content))
         return reply
 
     async def _serve(self, request: httpx2.Request, sent: _Sent, arrived: anyio.Event) -> None:

@@ -84,7 +84,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Give how long requests come, in the mean."""
         return self.calls / self.rate
 
+    @property
+    def longest(self) -> float:
+        """Give after how long all must have ended: each may need a batch of its own, and these are rationed."""
+        return self.seconds + PATIENCE + self.calls * 3_600 / self.creations
 
+
+PATIENCE = 600.0  # seconds after the last request in which the last answer must have come
 _FAULTS = {
     "lost_reply": 0.01,
     "lost_create": 0.05,

@@ -45,7 +45,6 @@ class Process:
         disk: float,
         net: float,
         live: float,
-        lived: Counter[int],
         twice: float,
         stale: bool,
         injected: Counter[str],
@@ -55,7 +54,8 @@ class Process:
         self._outside = outside
         self._chance = chance
         self._disk, self._net, self._live, self._twice = disk, net, live, twice
-        self._lived, self._injected = lived, injected
+        self._injected = injected
+        self.lived: list[tuple[int, float]] = []  # calls whose answer came live, and when
         self._holdings = Holdings()
         self._scopes: dict[anyio.CancelScope, None] = {}  # in their order, unlike a set
         self.dead = False
@@ -97,9 +97,9 @@ class Process:
         if self.dead:
             raise Dead
 
-    def lived(self, number: int) -> None:
+    def answered_live(self, number: int) -> None:
         """Note that a call is answered live."""
-        self._lived[number] += 1
+        self.lived.append((number, anyio.current_time()))
 
     def repeats(self) -> bool:
         """Draw whether a request is sent twice."""

@@ -15,11 +15,10 @@ from carpool.testing import Books, Emulator, Faults, Pace, Troubles
 
 from .calls import CHAT, Answers, body_of, count, tokens_of
 from .kernel import Kernel
-from .plan import Plan, Stop
+from .plan import PATIENCE, Plan, Stop
 from .process import Gone, Process
 from .submitting import Desk, is_submitted
 
-_PATIENCE = 600.0  # seconds after the last request in which the last answer must have come
 _SLACK = 20.0  # seconds beyond its grace in which a service must have left, on a disk that is fast
 _REST = 60.0  # seconds after which nothing is left of those that were killed
 _LOWER = 0.5  # times the limit, where it becomes less
@@ -33,8 +32,8 @@ class Seen:
     what another client was told at that time, where it is not the same.
 
     `asked` says how often a call was taken by a service, `failed` how often its request ended without an answer,
-    `lived` how often an answer to it came live to a service, `injected` what was done to the world; of `unrecorded`
-    calls the answer came live, and the process died before it can have been recorded.
+    `lived` how often an answer to it came live to a service, `unkept` how often that died before it can have recorded
+    it, `injected` what was done to the world; of `unrecorded` calls such an answer was given.
     """
 
     settled: dict[int, carpool.Response | carpool.RequestFailed] = field(default_factory=dict)
@@ -47,6 +46,7 @@ class Seen:
     asked: Counter[int] = field(default_factory=Counter)
     failed: Counter[int] = field(default_factory=Counter)
     lived: Counter[int] = field(default_factory=Counter)
+    unkept: Counter[int] = field(default_factory=Counter)
     unrecorded: set[int] = field(default_factory=set)
     injected: Counter[str] = field(default_factory=Counter)
     retried: int = 0
@@ -78,7 +78,7 @@ class World:
         self._settled = anyio.Event()
         self._turns = defaultdict[tuple[int, int], anyio.Lock](anyio.Lock)
         self._desk = Desk(plan, self._settle)
-        self._lived: dict[int, tuple[Process, float]] = {}
+        self._given_live: dict[int, tuple[Process, float]] = {}
         mean = sum(tokens_of(body_of(number, plan)) for number in range(plan.calls)) / plan.calls
         held = plan.rate / plan.lanes * (plan.running + 1.5)
         self._limit = max(200, round(mean * held / plan.use))
@@ -123,10 +123,18 @@ class World:
         self.seen.final = served.books()
         for process in self._all:
             self._look_at_ends(process)
-        for number, (process, at) in self._lived.items():
-            if self._plan.full or process.died_at <= at + _RECORDING * self._plan.disk:
-                self.seen.unrecorded.add(number)
+            self._look_at_live_answers(process)
+        self.seen.unrecorded.update(n for n, (process, at) in self._given_live.items() if self._is_lost(process, at))
         return self.seen
+
+    def _look_at_live_answers(self, process: Process) -> None:
+        for number, at in process.lived:
+            self.seen.lived[number] += 1
+            self.seen.unkept[number] += self._is_lost(process, at)
+
+    def _is_lost(self, process: Process, at: float) -> bool:
+        """Tell whether what came to a process may not be recorded."""
+        return bool(self._plan.full) or process.died_at <= at + _RECORDING * self._plan.disk
 
     # --- services
 
@@ -135,7 +143,7 @@ class World:
         async with anyio.create_task_group() as services:
             for which in range(self._plan.services):
                 await services.start(self._serve, which)
-            with anyio.move_on_after(self._plan.seconds + _PATIENCE):
+            with anyio.move_on_after(self._plan.longest):
                 async with anyio.create_task_group() as clients:
                     clients.start_soon(self._stop)
                     clients.start_soon(self._lower)
@@ -158,7 +166,6 @@ class World:
             disk=plan.disk,
             net=plan.net,
             live=plan.running / 4,
-            lived=self.seen.lived,
             twice=plan.twice,
             stale=plan.stale,
             injected=self.seen.injected,
@@ -309,7 +316,7 @@ class World:
             try:
                 response = await process.ask(self._request(number))
                 if not response.batch_id:
-                    self._lived.setdefault(number, (process, anyio.current_time()))
+                    self._given_live.setdefault(number, (process, anyio.current_time()))
                 self._settle(number, response)
             except carpool.RequestRejected as exc:
                 self._settle(number, exc)
@@ -367,7 +374,7 @@ class World:
                 elif await process.submit(self._request(number)) == self._desk.ids[number]:
                     self.seen.again[number] = answered[number].text
 
-        with anyio.move_on_after(_PATIENCE):
+        with anyio.move_on_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
                 for number in answered:
                     tasks.start_soon(ask, number)
