@@ -18,7 +18,7 @@ from emulating import CHAT, body, jsonl, leftovers, line, parsed, some
 from openai import AsyncOpenAI, OpenAI
 from openai.types import Batch
 
-from carpool.testing import Answer, Emulator, Faults, Pace, digest, echo
+from carpool.testing import Answer, Emulator, Faults, Pace, Refused, digest, echo
 
 
 @pytest.fixture(autouse=True)
@@ -214,6 +214,13 @@ def test_every_live_endpoint_answers_in_its_form() -> None:
 def test_whatever_is_to_be_embedded_an_echo_has_a_vector_of_it(given: object, vectors: int, tokens: int) -> None:
     answer = json.loads(echo("/v1/embeddings", {"model": "m", "input": given}))
     assert (len(answer["data"]), answer["usage"]["prompt_tokens"]) == (vectors, tokens)
+
+
+def test_no_vector_has_more_numbers_than_any_models() -> None:
+    body: dict[str, Any] = {"model": "m", "input": "one", "dimensions": 16_384}
+    assert len(json.loads(echo("/v1/embeddings", body))["data"][0]["embedding"]) == 16_384
+    with pytest.raises(Refused, match="dimensions"):
+        echo("/v1/embeddings", body | {"dimensions": 16_385})
 
 
 @pytest.mark.parametrize("endpoint", ["/v1/responses", "/v1/embeddings", "/v1/moderations", "/v1/completions"])

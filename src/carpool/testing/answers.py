@@ -32,6 +32,7 @@ Whole = tuple[int, bytes, Mapping[str, str]]
 _encode = msgspec.json.Encoder().encode
 _check = msgspec.json.Decoder(msgspec.Raw).decode
 _NUMBERS = 20_000_000  # in all vectors of an answer
+_DIMENSIONS = 16_384  # of a vector: more than any model's, and no answer of 100 MB to a line
 
 
 def whole(reply: Reply) -> Whole:
@@ -174,7 +175,7 @@ def _embedding(body: Body, prompt_tokens: int | None) -> bytes:
     given = body.get("input")
     whole_list = isinstance(given, list) and bool(given) and not isinstance(given[0], int)
     inputs = given if whole_list and isinstance(given, list) else [given]
-    size = _count_of(body, "dimensions", 8, _NUMBERS // len(inputs))
+    size = _count_of(body, "dimensions", 8, min(_DIMENSIONS, _NUMBERS // len(inputs)))
     packed = body.get("encoding_format") == "base64"
     vectors = [
         {"object": "embedding", "index": index, "embedding": _vector(one, size, packed)}
