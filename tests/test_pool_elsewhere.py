@@ -647,6 +647,22 @@ async def test_a_call_that_goes_before_it_is_recorded_is_taken_by_an_equal_one(
     assert at.emulator.books().times(body("text")) == 1
 
 
+async def test_that_a_caller_went_once_slows_no_later_look_up(tmp_path: Path) -> None:
+    """Else on a slow disk calls would wait for those before them to be recorded, and travel apart."""
+    settings: dict[str, Any] = {"timing": carpool.Timing(linger=1), "run_sync": slow_to("_sync", 3)}
+    async with site(tmp_path, pace=SLOW) as at, at.open(**settings) as w:
+        with anyio.move_on_after(1):
+            await w.pool.request(asked("gone", "gone"))
+        await anyio.sleep(60)
+        await w.pool.request(asked("first", "first"))
+        before = w.pool.stats().batches
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(w.pool.request, asked(f"{number}", f"{number}"))
+                await anyio.sleep(0.5)
+        assert w.pool.stats().batches == before + 1
+
+
 async def test_equal_calls_with_one_key_are_each_sent(tmp_path: Path) -> None:
     told: list[str] = []
     async with site(tmp_path, answer=Samples(), pace=SLOW) as at, at.open() as one:

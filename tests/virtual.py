@@ -1,6 +1,7 @@
 """A whole pool in one thread on virtual time: the emulator's application behind an in-memory transport."""
 
 import asyncio
+import math
 import random
 import selectors
 import time
@@ -27,7 +28,10 @@ _NAMING = ("carpool.journal.sqlite.store", "carpool.session", "carpool.wire.form
 
 @contextmanager
 def drawn(seed: int) -> Iterator[None]:
-    """Draw from a seed what is named at random, and in which order trio runs what is ready."""
+    """Draw from a seed what is named at random, and in which order trio runs what is ready.
+
+    Nor does the emulator give way by the machine's clock.
+    """
     from trio._core import _run as scheduler  # as trio's own plugin for hypothesis does: there is no public way
 
     names = random.Random(f"tokens/{seed}")
@@ -35,6 +39,7 @@ def drawn(seed: int) -> Iterator[None]:
         enter = stack.enter_context
         for place in _NAMING:
             enter(mock.patch(f"{place}.token_hex", lambda size: names.randbytes(size).hex()))
+        enter(mock.patch("carpool.testing.reading.SLICE", math.inf))
         enter(mock.patch.object(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True))
         enter(mock.patch.object(scheduler, "_r", random.Random(f"order/{seed}")))
         yield

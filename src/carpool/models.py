@@ -76,7 +76,10 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def text(self) -> str:
-        """Give the first answer's text, of chat completions, Responses or completions; "" where there is none."""
+        """Give the first answer's text, of chat completions, Responses or completions; "" where there is none.
+
+        Raises ValueError where the body is no JSON; what stands beside a chat completion's text may be read over.
+        """
         text = _chat_text(self.content)
         return _text(self.json()) if text is None else text
 

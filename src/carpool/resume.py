@@ -114,6 +114,7 @@ class Resumption:
         self._shard = shard_of(journal.numbered)
         self._taken = NumberSet()  # rows of earlier processes that callers of this one await, or were given
         self._left: set[int] = set()  # rows whose callers went, or never looked
+        self._going = False  # callers went since a look-up waited for what they had asked for
         self._doubted: set[int] = set()  # rows that were nowhere when they were looked for
         self._lost: set[int] = set()  # and again
         self._row_of = NumberMap()  # by the number of the call that awaits it
@@ -150,6 +151,7 @@ class Resumption:
             self._put_back(row)
             rows.append(row)
         if rows:
+            self._going = True
             self.begin()
         return rows
 
@@ -227,7 +229,8 @@ class Resumption:
         """Settle calls with answers of an earlier time, let them await what is under way, or accept them anew."""
         async with self._looking:
             try:
-                if self._left:  # what was asked for by callers that went may be on its way to the disk
+                if self._going:  # what they asked for may be on its way to the disk
+                    self._going = False
                     await self._caught_up()
                 while calls:
                     calls = await self._resume(*await self._declared(calls))

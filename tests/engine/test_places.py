@@ -1,12 +1,13 @@
 """Where the listing shows open batches: one call answers for all that a page shows together, and none is in vain."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import pytest
-from engine_kit import NOW, Shell, of, only, refused, remote, status
+from engine_kit import NOW, TIMING, Shell, of, only, refused, remote, status
 
-from carpool.engine.commands import Check, Collect, Command
-from carpool.engine.events import Checked, Collected, Failed, Leave, Tick, Woken
+from carpool.engine.commands import Cancel, Check, Collect, Command
+from carpool.engine.events import Abandoned, Checked, Collected, Failed, Leave, Tick, Woken
 from carpool.models import NEWEST, BatchStatus, Page
 
 
@@ -454,3 +455,73 @@ def test_a_listing_that_was_doubted_is_believed_where_it_tells_something_new() -
                 (page(keys),),
             )
         )
+
+
+# --- those that are passed over while one is asked for singly
+
+
+def doubting(shell: Shell, keys: Sequence[str]) -> Check:
+    """Let the batches grow old, with listings that tell nothing new; gives the call for one of them."""
+    while (check := due(shell)).place is not None or shell.now < NOW + 1_300:
+        tell(shell, check, *([] if check.place is None else [page(keys)]))
+    return check
+
+
+def before(shell: Shell, keys: Sequence[str], seconds: float) -> str:
+    """Let time pass until so many seconds before one is asked for singly, and give which."""
+    ahead = deepcopy(shell)
+    (key,) = doubting(ahead, keys).keys
+    while shell.engine.deadline() < ahead.now - seconds:
+        tell(shell, due(shell), page(keys))
+    shell.now = ahead.now - seconds
+    return key
+
+
+@pytest.mark.parametrize("early", [5.0, 0.0])
+def test_what_is_passed_over_is_cancelled_as_soon_as_all_others(early: float) -> None:
+    """Its callers go before another one is asked for singly, or while it is."""
+    shell = Shell()
+    keys = opened(shell, 4)
+    doubted = before(shell, keys, early)
+    check = None if early else due(shell)
+    gone = shell.now
+    shell.tell(Abandoned(frozenset([min(row for row, key in enumerate(keys[::-1]) if key != doubted)])))
+    told = tell(shell, check or due(shell))
+    while not of(told, Cancel):
+        told = shell.wait()
+        for check in of(told, Check):
+            told += tell(shell, check, *([] if check.place is None else [page(keys)]))
+    assert shell.now - gone <= TIMING.abandon + 1
+
+
+def test_what_is_passed_over_is_not_taken_to_run_on() -> None:
+    """Its word may be lost: that others come again is no reason to ask for it rarely, as it was not seen since."""
+    shell = Shell()
+    keys = opened(shell, 6)
+    doubted = before(shell, keys, 5.0)
+    other, told = (key for key in keys[:3] if key != doubted)
+    start = shell.now
+    shell.tell(Woken((remote(told),)))
+    checks = of(shell.until(Check), Check)
+    while all(check.place is None and other not in check.keys for check in checks):
+        for check in checks:
+            tell(shell, check, ended=[told])
+        checks = of(shell.until(Check), Check)
+    assert shell.now - start < 2 * TIMING.poll_max
+
+
+def test_what_is_told_of_by_the_way_meanwhile_is_not_passed_over() -> None:
+    shell = Shell()
+    keys = opened(shell, 4)
+    check = doubting(shell, keys)
+    shell.now += 0.3
+    shell.tell(Failed(check.keys, refused("lost")))
+    checks = of(shell.until(Check), Check)
+    (listing,) = (check for check in checks if check.place is not None)
+    other = next(key for key in keys if key not in (*check.keys, *listing.keys))
+    same = [status(key, "in_progress") for key in keys if key != other]
+    shell.tell(Checked(listing.remote_ids, [*same, status(other, "completed", answered=1)], NEWEST, (page(keys),)))
+    start = shell.now
+    tell(shell, check)
+    assert other in due(shell).keys  # for its files, which were not named yet
+    assert shell.now - start < 15

@@ -1,6 +1,5 @@
 """A room in which nothing but a plan decides: its time, its randomness, its order of steps, its disk."""
 
-import math
 import os
 import random
 import tempfile
@@ -37,7 +36,6 @@ def closed_room(plan: Plan, injected: Counter[str]) -> Iterator[Path]:
         enter(mock.patch.object(OpenAI, "limits", limits))
         enter(drawn(plan.seed))
         enter(counting(injected))
-        enter(mock.patch("carpool.testing.reading.SLICE", math.inf))  # or it would give way by the machine's clock
         enter(mock.patch("os.fsync", return_value=None))  # no power is cut here: tests/crash does that
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         yield Path(enter(tempfile.TemporaryDirectory(prefix="simulate-", dir=memory)))

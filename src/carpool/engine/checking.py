@@ -77,7 +77,8 @@ class Checking:
         listed = {remote_id for page in event.pages for remote_id in page.remote_ids}
         told = [batch for batch in batches if batch.status.id in (listed if event.pages else seen)]
         for batch in self._rounds.passed_over([batch.key for batch in told]):
-            self._agenda.set(batch.key, now + self._nudges.pause(batch, now))
+            self._agenda.set(batch.key, now + self._nudges.passed_over(batch, now))
+            commands += self._cancel_unawaited(batch, now)
         further = any(batch.is_further(seen[batch.status.id]) for batch in told if batch.status.id in seen)
         self._rounds.heard([batch.key for batch in asked], further=further, listed=bool(event.pages), now=now)
         # In the order of arrival: those that were refused together go out again in it.

@@ -76,13 +76,21 @@ class Nudges:
             batch.hurried = False
             return 0.0
         jitter = spread(batch.key, batch.checks)
-        since = batch.opened_at if batch.told_at is None else batch.told_at
-        pause = check_pause(now - since, self._timing, jitter)
-        if batch.told_at is not None:  # word that goes on coming has it asked for already, every `poll_min`
-            pause = max(pause, _BEHIND * self._timing.poll_min)
         is_running = is_admitted(batch.status.status) and batch.denied_since is None
         batch.netted = self._heard and is_running and batch.told_at is None
+        pause = self._unnetted(batch, now, jitter)
         return max(pause, net_pause(jitter)) if batch.netted else pause
+
+    def passed_over(self, batch: Batch, now: float) -> float:
+        """Give the seconds until a batch is asked for that another was asked for in place of: it may have ended."""
+        batch.checks += 1
+        return self._unnetted(batch, now, spread(batch.key, batch.checks))
+
+    def _unnetted(self, batch: Batch, now: float, jitter: float) -> float:
+        since = batch.opened_at if batch.told_at is None else batch.told_at
+        pause = check_pause(now - since, self._timing, jitter)
+        # Word that goes on coming has it asked for already, every `poll_min`.
+        return pause if batch.told_at is None else max(pause, _BEHIND * self._timing.poll_min)
 
     def ended(self, batch: Batch, now: float) -> None:
         """Note that a batch has ended: one of which word is missing says that none may come of the others."""

@@ -120,18 +120,23 @@ class Rounds:
         self._doubted = doubted.key
         for batch in told:
             self._agenda.set(batch.key, now)
-        others = [batch for batch in batches if batch.stage is Stage.OPEN and batch.key in self._agenda]
-        self._passed = [batch for batch in others if batch.may_be_told and not batch.netted]
+        late = {batch.key for batch in told}  # of those that are asked for rarely, as word will come, only these
+        may_be_passed = filter(self._may_be_passed, batches)
+        self._passed = [batch for batch in may_be_passed if batch.key in late or not batch.netted]
         for batch in self._passed:
             self._agenda.delay(batch.key, now + self._timing.poll_min)
         return [batch for batch in due if batch.key not in self._agenda]
 
+    def _may_be_passed(self, batch: Batch) -> bool:
+        return batch.stage is Stage.OPEN and batch.key in self._agenda and batch.may_be_told
+
     def passed_over(self, keys: Collection[str]) -> list[Batch]:
-        """Take out the batches that were passed over in favour of one of these, and not asked for since."""
+        """Take out the batches that were passed over in favour of one of these, and not asked for or told of since."""
+        self._passed = [batch for batch in self._passed if batch.key not in keys]
         if self._doubted not in keys:
             return []
         passed, self._passed = self._passed, []
-        return [batch for batch in passed if batch.stage is Stage.OPEN and batch.key in self._agenda]
+        return [batch for batch in passed if self._may_be_passed(batch)]
 
     def heard(self, keys: Collection[str], *, further: bool, listed: bool, now: float) -> None:
         """Hear whether a call for these told of a batch that it is further than what was heard last."""
