@@ -564,9 +564,10 @@ def test_a_forgotten_pool_lets_the_program_end_and_leaves_no_folder(kind: str) -
 
 
 _FORKED = """
-import os, signal, sys, traceback
+import os, signal, sys, traceback, warnings
 import carpool
 
+warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # Python from 3.12 on: that is what is tried here
 pool = carpool.Pool("any", sys.argv[1])
 with pool:
     if os.fork() == 0:

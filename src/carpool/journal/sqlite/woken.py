@@ -7,8 +7,8 @@ from .unfinished import HOUR
 
 # Only what may be of this folder: of a batch whose creation is not recorded yet, the id is not known.
 _LEAVE = (
-    "INSERT OR IGNORE INTO woken (batch_id, at) SELECT ?1, ?2 WHERE EXISTS"
-    " (SELECT 1 FROM batch WHERE done_at IS NULL AND (batch_id = ?1 OR batch_id IS NULL))"
+    "INSERT OR IGNORE INTO woken (batch_id, at) SELECT ?, ? WHERE EXISTS"
+    " (SELECT 1 FROM batch WHERE done_at IS NULL AND (batch_id = ? OR batch_id IS NULL))"
 )
 
 
@@ -23,7 +23,7 @@ class Woken:
         with self._db.transaction():
             self._db.execute("DELETE FROM woken WHERE at < ?", at - HOUR)
             for batch_id in batch_ids:
-                self._db.execute(_LEAVE, batch_id, at)
+                self._db.execute(_LEAVE, batch_id, at, batch_id)
 
     def take(self, batch_ids: Collection[str]) -> frozenset[str]:
         """Take the word that came of some of these batches."""
