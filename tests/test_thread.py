@@ -567,7 +567,7 @@ _FORKED = """
 import os, signal, sys, traceback, warnings
 import carpool
 
-warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # Python from 3.12 on: that is what is tried here
+warnings.filterwarnings("ignore", "This process .* is multi-threaded")  # from Python 3.12 on: that is tried here
 pool = carpool.Pool("any", sys.argv[1])
 with pool:
     if os.fork() == 0:

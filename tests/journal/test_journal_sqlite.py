@@ -422,7 +422,7 @@ async def come_and_go(folder: Path, numbered: set[int]) -> None:
 
 
 def test_values_are_bound_in_their_order() -> None:
-    """Python from 3.14 on takes no sequence for numbered or named parameters; those before take it in silence."""
+    """Python from 3.14 on takes no sequence for numbered parameters; 3.11 does so in silence."""
     sources = sorted(Path(database.__file__).parent.glob("*.py"))
     assert sources
-    assert [path.name for path in sources if re.search(r"\?\d|[=(,]\s*[:@$][a-z]\w*[^\"']*\"", path.read_text())] == []
+    assert [path.name for path in sources if re.search(r"\?\d", path.read_text())] == []
