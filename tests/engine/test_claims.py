@@ -51,8 +51,14 @@ def test_what_was_taken_over_is_ours() -> None:
 
 
 def test_a_batch_that_is_alone_is_the_providers_to_judge() -> None:
-    assert decide(claim(1_000), [admitted(5, MINE)]).granted
+    assert decide(claim(1_000), []).granted
     assert not decide(claim(1_000), [admitted(1)]).granted
+
+
+def test_what_was_taken_over_since_a_batch_was_packed_may_leave_it_no_room() -> None:
+    assert decide(claim(100, room=100), [admitted(5, MINE)]).granted
+    assert not decide(claim(101, room=100), [admitted(5, MINE)]).granted
+    assert decide(claim(101, room=100.5), [admitted(5, MINE)]).granted  # it weighs less than its tokens, rounded up
 
 
 def test_where_no_limit_is_known_one_validates_at_a_time() -> None:
@@ -67,7 +73,8 @@ def test_what_was_refused_alone_goes_first_only_where_there_is_room() -> None:
     assert not decide(first, [admitted(91)]).granted
     assert decide(first, [admitted(90)]).granted
     assert not decide(first, [holds(90)]).granted
-    assert decide(claim(1_000, first=True), [admitted(5, MINE)]).granted  # alone
+    assert decide(claim(1_000, first=True), []).granted  # alone
+    assert not decide(claim(1_000, first=True), [admitted(5, MINE)]).granted
 
 
 def test_who_holds_more_leaves_room_for_who_waits() -> None:

@@ -14,6 +14,8 @@ from engine_kit import (
     TIMING,
     Shell,
     World,
+    answer,
+    failed_row,
     failures,
     make_run,
     of,
@@ -33,6 +35,7 @@ from carpool.engine.commands import Check, Collect, Command, Count, Create, Dele
 from carpool.engine.events import (
     Abandoned,
     Accepted,
+    Answered,
     Checked,
     Collected,
     Counted,
@@ -820,29 +823,49 @@ def test_rows_are_added_up_only_where_a_limit_is_known_and_the_status_has_no_usa
 
 
 @pytest.mark.parametrize(
-    ("status_", "collected", "believed"),
+    ("status_", "collected", "well", "believed"),
     [
-        ({"input_tokens": 60}, (0, 0), True),
-        ({"input_tokens": 60, "succeeded": 4}, (0, 0), True),
-        ({"input_tokens": 30, "succeeded": 2}, (0, 0), True),
-        ({"input_tokens": 15, "succeeded": 1}, (0, 0), False),
-        ({}, (4, 60), True),
-        ({}, (2, 30), True),
-        ({}, (1, 15), False),
-        ({}, (0, 0), False),
-        ({"input_tokens": 0, "succeeded": 4}, (0, 0), False),
+        ({"input_tokens": 60}, (0, 0), 4, True),
+        ({"input_tokens": 60, "succeeded": 4}, (0, 0), 4, True),
+        ({"input_tokens": 30, "succeeded": 2}, (0, 0), 2, True),
+        ({"input_tokens": 15, "succeeded": 1}, (0, 0), 1, False),
+        ({}, (4, 60), 4, True),
+        ({}, (2, 30), 2, True),
+        ({}, (1, 15), 1, False),
+        ({}, (0, 0), 4, False),
+        ({"input_tokens": 0, "succeeded": 4}, (0, 0), 4, False),
+        ({"input_tokens": 30, "succeeded": 2}, (0, 0), 4, False),  # nobody knows which
+        ({}, (2, 30), 3, False),
     ],
 )
 def test_what_a_batch_was_billed_corrects_the_weights_unless_most_of_it_failed(
-    status_: dict[str, int], collected: tuple[int, int], believed: bool
+    status_: dict[str, int], collected: tuple[int, int], well: int, believed: bool
 ) -> None:
     shell = limited(10_000)
     key = shell.opened(1, 2, 3, 4)
     shell.check(key, "completed", output="out", **status_)
-    shell.answered(key, 1, 2, 3, 4)
+    rows = [answer(row) if row <= well else failed_row(row, 400) for row in (1, 2, 3, 4)]
+    shell.tell(Answered(key, rows))
     shell.tell(Collected(key, *collected))
     (one,) = upload(shell, shell.accept(*range(5, 9), size=10) + shell.tell(Flush()))
     assert one.batch.tokens == (60 if believed else 10)
+
+
+@pytest.mark.parametrize(("light", "heavy"), [(10, 90), (90, 10)])
+def test_what_was_billed_is_compared_with_the_very_rows_that_were(light: int, heavy: int) -> None:
+    """Those that failed may weigh more, or less."""
+    shell = limited(10_000)
+    for row in range(1, 41, 2):
+        run = make_run((row, row + 1), segment=row)
+        counted = with_tokens(run, [light, heavy])
+        (one,) = upload(shell, shell.tell(Accepted(LANE, counted)) + shell.tell(Flush()))
+        shell.tell(Created(one.batch.key, status(one.batch.key, "validating")))
+        shell.check(one.batch.key, "completed", output="out")
+        shell.tell(Answered(one.batch.key, [answer(row), failed_row(row + 1, 400)]))
+        shell.tell(Collected(one.batch.key, 1, light))
+    last = with_tokens(make_run((99, 100), segment=99), [50, 50])
+    (one,) = upload(shell, shell.tell(Accepted(LANE, last)) + shell.tell(Flush()))
+    assert one.batch.tokens == 100
 
 
 def test_batches_of_counted_rows_that_were_billed_more_make_the_next_ones_weigh_more() -> None:

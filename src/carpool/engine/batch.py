@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from ..models import NEWEST, BatchStatus, Lane, Load, PackedBatch, Row, Run, are_ok
-from .packing import common, sum_loads
+from .packing import common, load_without, sum_loads
 
 
 class Stage(Enum):
@@ -191,6 +191,7 @@ class Batch:
         self.gone: set[int] = set()  # rows that ended in an earlier process
         self.refusals: list[str] = []  # why the first rows were refused for good
         self.refused: int = 0  # how many
+        self.unanswered: set[int] = set()  # rows that ended so, or in vain live
         self.well: int = 0  # rows that were answered
         self.strangers: set[tuple[str, int]] = set()  # ids in its files that nobody sent with it, and where they stand
         self.was_late = False  # and that was told
@@ -305,16 +306,19 @@ class Batch:
     def bill(self) -> tuple[Load, int]:
         """Give what its answered rows weighed by our count, and the input tokens they were billed; 0 if unknown.
 
-        That of a batch of which more failed than succeeded tells nothing.
+        That of a batch of which more failed than succeeded tells nothing, nor one of which it is not known which did:
+        they may weigh otherwise than the rest.
         """
         status = self.status
         billed, tokens = self.billed, self.input_tokens
         if status.input_tokens is not None:
             billed, tokens = self.total if status.succeeded is None else status.succeeded, status.input_tokens
-        if 2 * billed < self.total:
+        if billed == self.total:
+            return self.load, tokens
+        unbilled = self.open | self.unanswered | self.gone | self.lived
+        if 2 * billed < self.total or billed != self.total - len(unbilled):
             return Load(0, 0), 0
-        share = billed / self.total
-        return Load(round(share * self.load.tokens), round(share * self.load.size)), tokens
+        return load_without(self.runs, unbilled), tokens
 
     @property
     def open(self) -> set[int]:
@@ -419,6 +423,8 @@ class Batch:
         self.open.remove(number)
         self.failed.pop(number, None)
         self.well += well
+        if not well:
+            self.unanswered.add(number)
 
 
 def is_admitted(status: str) -> bool:

@@ -63,8 +63,8 @@ def decide(claim: Claim, stands: Iterable[Stand]) -> Verdict:
     poorer = [stand for stand in waiting if held.get(stand.holder, 0) < mine]
     if claim.first and (validating or poorer):
         return Verdict(False, others)
-    if not others and not poorer:
-        return Verdict(True, 0)  # what is alone is the provider's to judge, or was judged to fit by whoever asks
+    if not (mine or others or poorer):
+        return Verdict(True, 0)  # what is alone is the provider's to judge
     needed = claim.tokens + sum(stand.tokens for stand in poorer)
     leaves_room = all(mine + others - held.get(stand.holder, 0) + needed <= stand.room for stand in poorer)
-    return Verdict(leaves_room and others + needed <= claim.room, others)
+    return Verdict(leaves_room and others + needed < claim.room + 1, others)  # tokens are rounded up
