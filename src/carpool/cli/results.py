@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, NamedTuple, TypeAlias
@@ -153,7 +153,8 @@ def _to_stdout(fill: Fill) -> Fetched:
     """Fetch all before anything is shown: what has been shown cannot be taken back."""
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(tempfile.TemporaryFile())
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - it closes with the stack
+            stack.callback(_drop, file)
             fetched = fill(file)
             file.seek(0)
         except OSError as exc:
@@ -162,6 +163,12 @@ def _to_stdout(fill: Fill) -> Fetched:
         shutil.copyfileobj(file, shown)
         shown.flush()
     return fetched
+
+
+def _drop(file: BinaryIO) -> None:
+    """Close a file that nobody needs any more: what could not be written is tried once more, and fails again."""
+    with suppress(OSError):
+        file.close()
 
 
 def _fill(base_url: str | None, key: str, parts: Sequence[Part], file: BinaryIO) -> Fetched:
