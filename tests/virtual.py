@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 import selectors
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -57,6 +58,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _jump(self, seconds: float) -> None:
         self._jumped += seconds
+
+    if sys.version_info >= (3, 12):
+
+        async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+            """Wait for threads as long as it takes: they take real time, and a timeout would be over at once."""
+            await super().shutdown_default_executor(None)
 
 
 class _Jumping(selectors.DefaultSelector):
