@@ -8,6 +8,7 @@ from carpool.engine.claims import PATIENCE, Stand, State, Verdict, decide
 from carpool.engine.commands import Claim
 from carpool.engine.ledger import UNHEARD
 from carpool.models import Queue
+from carpool.naming import span_of
 
 NOW = 1_700_000_000.0
 QUEUE = Queue("gpt-5-mini", long=False)
@@ -15,7 +16,7 @@ MINE, THEIRS, OTHERS = 1, 2, 3  # shards
 
 
 def claim(tokens: int = 10, room: float = 100, *, first: bool = False, shards: tuple[int, ...] = (MINE,)) -> Claim:
-    return Claim("p-b1", QUEUE, tokens, room, first, 0.0, frozenset(shards), NOW)
+    return Claim(f"p-b{span_of(MINE)[0] + 1}", QUEUE, tokens, room, first, 0.0, frozenset(shards), NOW)
 
 
 def holds(tokens: int, shard: int = THEIRS, *, age: float = 0.0) -> Stand:
@@ -51,14 +52,15 @@ def test_what_was_taken_over_is_ours() -> None:
 
 
 def test_a_batch_that_is_alone_is_the_providers_to_judge() -> None:
-    assert decide(claim(1_000), []).granted
+    assert decide(claim(1_000), [admitted(5, MINE)]).granted
     assert not decide(claim(1_000), [admitted(1)]).granted
 
 
 def test_what_was_taken_over_since_a_batch_was_packed_may_leave_it_no_room() -> None:
-    assert decide(claim(100, room=100), [admitted(5, MINE)]).granted
-    assert not decide(claim(101, room=100), [admitted(5, MINE)]).granted
-    assert decide(claim(101, room=100.5), [admitted(5, MINE)]).granted  # it weighs less than its tokens, rounded up
+    both = (MINE, THEIRS)
+    assert decide(claim(100, room=100, shards=both), [admitted(5)]).granted
+    assert not decide(claim(101, room=100, shards=both), [admitted(5)]).granted
+    assert decide(claim(101, room=100.5, shards=both), [admitted(5)]).granted  # its tokens are rounded up
 
 
 def test_where_no_limit_is_known_one_validates_at_a_time() -> None:
@@ -73,8 +75,7 @@ def test_what_was_refused_alone_goes_first_only_where_there_is_room() -> None:
     assert not decide(first, [admitted(91)]).granted
     assert decide(first, [admitted(90)]).granted
     assert not decide(first, [holds(90)]).granted
-    assert decide(claim(1_000, first=True), []).granted  # alone
-    assert not decide(claim(1_000, first=True), [admitted(5, MINE)]).granted
+    assert decide(claim(1_000, first=True), [admitted(5, MINE)]).granted  # alone
 
 
 def test_who_holds_more_leaves_room_for_who_waits() -> None:

@@ -836,6 +836,9 @@ def test_rows_are_added_up_only_where_a_limit_is_known_and_the_status_has_no_usa
         ({"input_tokens": 0, "succeeded": 4}, (0, 0), 4, False),
         ({"input_tokens": 30, "succeeded": 2}, (0, 0), 4, False),  # nobody knows which
         ({}, (2, 30), 3, False),
+        ({"input_tokens": 30}, (0, 0), 2, True),
+        ({"input_tokens": 60, "succeeded": 4}, (0, 0), 3, False),
+        ({}, (4, 60), 3, False),  # one stands there twice
     ],
 )
 def test_what_a_batch_was_billed_corrects_the_weights_unless_most_of_it_failed(

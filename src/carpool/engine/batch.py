@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from ..models import NEWEST, BatchStatus, Lane, Load, PackedBatch, Row, Run, are_ok
-from .packing import common, load_without, sum_loads
+from .packing import common, load_of, sum_loads
 
 
 class Stage(Enum):
@@ -310,15 +310,20 @@ class Batch:
         they may weigh otherwise than the rest.
         """
         status = self.status
-        billed, tokens = self.billed, self.input_tokens
+        billed: int | None = self.billed
+        tokens = self.input_tokens
         if status.input_tokens is not None:
-            billed, tokens = self.total if status.succeeded is None else status.succeeded, status.input_tokens
-        if billed == self.total:
-            return self.load, tokens
-        unbilled = self.open | self.unanswered | self.gone | self.lived
-        if 2 * billed < self.total or billed != self.total - len(unbilled):
+            billed, tokens = status.succeeded, status.input_tokens
+        if not tokens:
             return Load(0, 0), 0
-        return load_without(self.runs, unbilled), tokens
+        ended = self.failed.keys() | self.unanswered | self.gone | self.lived
+        if billed == self.total and not ended:
+            return self.load, tokens
+        unbilled = self.open | ended
+        answered = self.total - len(unbilled)
+        if 2 * answered < self.total or billed not in (None, answered):
+            return Load(0, 0), 0
+        return self.load.plus(load_of(self.runs, unbilled), -1), tokens
 
     @property
     def open(self) -> set[int]:

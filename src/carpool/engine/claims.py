@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
+from ..naming import number_of, shard_of
 from .commands import Claim
 from .ledger import UNHEARD
 
@@ -46,7 +47,8 @@ class Verdict(NamedTuple):
 
 def decide(claim: Claim, stands: Iterable[Stand]) -> Verdict:
     """Decide on a claim; `stands` tell of all other batches in the queue."""
-    mine = 0
+    mine, own = 0, shard_of(number_of(claim.key))
+    took_over = False
     held: dict[int, int] = {}  # by others
     waiting: list[Stand] = []
     validating = False
@@ -56,6 +58,7 @@ def decide(claim: Claim, stands: Iterable[Stand]) -> Verdict:
             waiting.append(stand)
         elif not waits and is_mine:
             mine += stand.tokens
+            took_over |= stand.shard != own
         elif not waits:
             held[stand.holder] = held.get(stand.holder, 0) + stand.tokens
             validating |= stand.state == State.HOLDS and stand.at + UNHEARD > claim.at
@@ -63,8 +66,9 @@ def decide(claim: Claim, stands: Iterable[Stand]) -> Verdict:
     poorer = [stand for stand in waiting if held.get(stand.holder, 0) < mine]
     if claim.first and (validating or poorer):
         return Verdict(False, others)
-    if not (mine or others or poorer):
-        return Verdict(True, 0)  # what is alone is the provider's to judge
+    if not (others or poorer or took_over):
+        # What is alone is the provider's to judge, and whoever asks judged it to fit; not beside what was taken over.
+        return Verdict(True, 0)
     needed = claim.tokens + sum(stand.tokens for stand in poorer)
     leaves_room = all(mine + others - held.get(stand.holder, 0) + needed <= stand.room for stand in poorer)
     return Verdict(leaves_room and others + needed < claim.room + 1, others)  # tokens are rounded up

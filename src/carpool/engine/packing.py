@@ -4,7 +4,7 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import Protocol
 
@@ -229,12 +229,14 @@ def sum_loads(runs: Iterable[Run]) -> Load:
     return Load(tokens, size)
 
 
-def load_without(runs: Iterable[Run], rows: Container[int]) -> Load:
-    """Add up what the rows of runs weigh, but for some."""
+def load_of(runs: Iterable[Run], rows: set[int]) -> Load:
+    """Add up what some rows of runs weigh."""
     tokens = size = 0
     for run in runs:
+        if rows.isdisjoint(run.rows):
+            continue
         weights = zip(run.rows, run.sizes if run.tokens is None else run.tokens, strict=True)
-        weight = sum(weight for row, weight in weights if row not in rows)
+        weight = sum(weight for row, weight in weights if row in rows)
         if run.tokens is None:
             size += weight
         else:
