@@ -861,11 +861,13 @@ def test_what_was_billed_is_compared_with_the_very_rows_that_were(light: int, he
     for row in range(1, 41, 2):
         run = make_run((row, row + 1), segment=row)
         counted = with_tokens(run, [light, heavy])
-        (one,) = upload(shell, shell.tell(Accepted(LANE, counted)) + shell.tell(Flush()))
+        other = with_tokens(make_run([row + 100], segment=row + 100), [light])
+        accepted = shell.tell(Accepted(LANE, counted)) + shell.tell(Accepted(LANE, other))
+        (one,) = upload(shell, accepted + shell.tell(Flush()))
         shell.tell(Created(one.batch.key, status(one.batch.key, "validating")))
         shell.check(one.batch.key, "completed", output="out")
-        shell.tell(Answered(one.batch.key, [answer(row), failed_row(row + 1, 400)]))
-        shell.tell(Collected(one.batch.key, 1, light))
+        shell.tell(Answered(one.batch.key, [answer(row), failed_row(row + 1, 400), answer(row + 100)]))
+        shell.tell(Collected(one.batch.key, 2, 2 * light))
     last = with_tokens(make_run((99, 100), segment=99), [50, 50])
     (one,) = upload(shell, shell.tell(Accepted(LANE, last)) + shell.tell(Flush()))
     assert one.batch.tokens == 100
