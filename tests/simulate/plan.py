@@ -86,8 +86,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def longest(self) -> float:
-        """Give after how long all must have ended: each may need a batch of its own, and these are rationed."""
-        return self.seconds + PATIENCE + self.calls * 3_600 / self.creations
+        """Give after how long all must have ended: each may need a batch of its own, and these are rationed.
+
+        A tenth of an hour's may be had at once, the rest drips in.
+        """
+        return self.seconds + PATIENCE + max(0, self.calls - self.creations / 10) * 4_000 / self.creations
 
 
 PATIENCE = 600.0  # seconds after the last request in which the last answer must have come

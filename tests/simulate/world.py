@@ -124,7 +124,9 @@ class World:
         for process in self._all:
             self._look_at_ends(process)
             self._look_at_live_answers(process)
-        self.seen.unrecorded.update(n for n, (process, at) in self._given_live.items() if self._is_lost(process, at))
+        for number, (process, at) in self._given_live.items():
+            if self._plan.full or self._is_lost(process, at):
+                self.seen.unrecorded.add(number)
         return self.seen
 
     def _look_at_live_answers(self, process: Process) -> None:
@@ -134,7 +136,8 @@ class World:
 
     def _is_lost(self, process: Process, at: float) -> bool:
         """Tell whether what came to a process may not be recorded."""
-        return bool(self._plan.full) or process.died_at <= at + _RECORDING * self._plan.disk
+        late = _RECORDING * self._plan.disk + sum(full.seconds for full in self._plan.full)
+        return process.died_at <= at + late
 
     # --- services
 
