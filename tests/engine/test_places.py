@@ -457,6 +457,52 @@ def test_a_listing_that_was_doubted_is_believed_where_it_tells_something_new() -
         )
 
 
+@pytest.mark.parametrize("further", [False, True])
+@pytest.mark.parametrize("size", [3, 6])
+def test_a_place_is_listed_between_two_of_its_batches_that_are_asked_for_singly(further: bool, size: int) -> None:
+    """One that was further may just have ended: all others there are looked at before the next one is alone."""
+    shell = Shell()
+    keys = opened(shell, 6)
+    ended: list[str] = []
+    unlisted: set[str] = set()
+    singles = 0
+    while shell.now < NOW + 7_200:
+        check = due(shell)
+        if check.place is not None:  # it says that all run, for ever
+            first = 0 if check.place == NEWEST else int(check.place)
+            next_ = f"{first + size}" if first + size < len(keys) else None
+            tell(shell, check, page(keys[first : first + size], check.place, next_))
+            unlisted.difference_update(keys[first : first + size])
+        elif shell.now > NOW + 200:  # now each is at its place
+            (key,) = check.keys
+            singles += 1
+            assert key not in unlisted
+            first = keys.index(key) // size * size
+            unlisted.update(keys[first : first + size])
+            tell(shell, check, ended=[key] if further and not ended else ())
+            ended.append(key)
+        else:
+            tell(shell, check)
+    assert singles > 3
+
+
+def test_what_is_at_another_place_is_not_passed_over() -> None:
+    shell = Shell()
+    keys = opened(shell, 6)
+    looked = {NEWEST: shell.now, "3": shell.now}
+    singles = 0
+    while shell.now < NOW + 7_200:
+        check = due(shell)
+        first = 3 * (check.keys[0] in keys[3:])
+        place = "3" if first else NEWEST
+        assert shell.now - looked[place] < 1.5 * TIMING.poll_max
+        looked[place] = shell.now
+        shown = page(keys[first : first + 3], place, None if first else "3")
+        tell(shell, check, *([] if check.place is None else [shown]))
+        singles += check.place is None
+    assert singles > 3
+
+
 # --- those that are passed over while one is asked for singly
 
 

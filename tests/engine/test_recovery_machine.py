@@ -494,7 +494,7 @@ class Process:
     def claim(self, step: Claim) -> None:
         """Ask the journal for room."""
         claimed = self.machine.journal.claim(step, self._heard)
-        self._heard = len(self.machine.journal.claims.turnover)
+        self._heard = self.machine.journal.claims.newest
         self.feed(claimed)
 
     def _see_ended(self, numbers: Collection[int]) -> None:

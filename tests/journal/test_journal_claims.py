@@ -211,7 +211,6 @@ async def test_each_hears_what_the_others_did(home: Home) -> None:
     assert (await one.claim(3)).created == (NOW, NOW)
 
 
-@pytest.mark.parametrize("home", ["sqlite"], indirect=True)
 async def test_what_was_heard_is_forgotten_after_an_hour(home: Home) -> None:
     one, other = await open_two(home)
     await one.claim(1, 10)

@@ -327,6 +327,35 @@ async def test_the_living_adopt_what_is_left_later(home: Home) -> None:
     await third.aclose()
 
 
+async def test_a_process_of_which_nothing_is_unfinished_is_forgotten_with_its_heir(home: Home) -> None:
+    journal = await home.open()
+    mine = Course(journal)
+    await journal.record(*stamped(accepted(mine.run(1)), *mine.opened(1, mine.run(1)), *mine.answered(1, 1)))
+    home.kill(journal)
+    heir = await home.open()
+    await load(heir)
+    assert heir.holds(mine.first)
+    home.kill(heir)
+    third = await home.open()
+    await load(third)
+    assert not third.holds(mine.first)
+    await third.aclose()
+
+
+async def test_who_is_closed_a_second_time_takes_nothing_from_its_heir(home: Home) -> None:
+    journal = await home.open()
+    mine = Course(journal)
+    facts = stamped(accepted(mine.run(1)), *mine.opened(1, mine.run(1)))
+    await journal.record(*facts)
+    await journal.aclose()
+    heir, third = await home.open(), await home.open()
+    assert await load(heir) == without_digests(facts)
+    await journal.aclose()
+    assert await load(third) == []
+    await heir.aclose()
+    await third.aclose()
+
+
 async def test_what_was_left_unfinished_in_good_order_is_adopted_too(home: Home) -> None:
     journal = await home.open()
     mine = Course(journal)

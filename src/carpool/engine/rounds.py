@@ -21,8 +21,8 @@ class Rounds:
 
     What is due in a moment goes with what is due at its place. What the listing shows that is being read waits for its
     answer, for `poll_min` at most, and is then asked for where it was not in it. A listing may be stale for good (traps
-    12): where none tells anything new for long, one batch is asked for singly, another one each time; all are for a
-    while where two in turn are further.
+    12): where none tells anything new for long, one batch is asked for singly, another one each time, and its place is
+    read in between; all are for a while where two in turn are further.
     """
 
     def __init__(self, timing: Timing, agenda: Agenda[Name]) -> None:
@@ -35,7 +35,8 @@ class Rounds:
         self._patience = _DOUBT * timing.poll_min  # with listings that tell nothing new, in seconds
         self._doubts = 0  # since then
         self._doubted = ""  # the batch that was asked for singly for this reason
-        self._passed: list[Batch] = []  # in favour of it
+        self._passed: list[Batch] = []  # in favour of it, at its place
+        self._unlisted: set[str | None] = set()  # places that were not listed since one was asked for singly there
         self._behind = 0  # times in a row that such a one was further
 
     def choose(self, due: Iterable[Batch], batches: Iterable[Batch], now: float) -> list[Batch]:
@@ -104,25 +105,30 @@ class Rounds:
     def _doubt(self, due: list[Batch], batches: Iterable[Batch], now: float) -> list[Batch]:
         """Ask for one batch singly, each time another one, where listings have told nothing new for long.
 
-        All others are passed over, as if they had been asked for too: so this is no call more. While one batch alone is
-        known no listing is read: that it told nothing counts from the next one.
+        All others at its place are passed over, as if they had been asked for too: so this is no call more. While one
+        batch alone is known no listing is read: that it told nothing counts from the next one.
         """
         if sum(batch.remote_id is not None for batch in batches) < 2:
             self._news_at = None
             return due
-        listed = [batch for batch in due if batch.may_be_told and (batch.newest or batch.place)]
-        told = sorted(listed, key=lambda batch: batch.opened_at)
+        untold = self._unlisted.union(self._reading.values(), (None,))
+        listed = [batch for batch in due if batch.may_be_told and batch.place not in untold]
         quiet = 0.0 if self._news_at is None else now - self._news_at
-        if not told or not self._lists(now) or quiet < self._patience * 2**self._doubts:
+        if not listed or not self._lists(now) or quiet < self._patience * 2**self._doubts:
             return due
-        doubted = told.pop(self._doubts % len(told))
+        doubted = sorted(listed, key=lambda batch: batch.opened_at)[self._doubts % len(listed)]
         self._doubts += 1
         self._doubted = doubted.key
-        for batch in told:
+        self._unlisted.add(doubted.place)
+        beside = [batch for batch in listed if batch.place == doubted.place and batch is not doubted]
+        for batch in beside:
             self._agenda.set(batch.key, now)
-        late = {batch.key for batch in told}  # of those that are asked for rarely, as word will come, only these
-        may_be_passed = filter(self._may_be_passed, batches)
-        self._passed = [batch for batch in may_be_passed if batch.key in late or not batch.netted]
+        late = {batch.key for batch in beside}  # of those that are asked for rarely, as word will come, only these
+        self._passed = [
+            batch
+            for batch in filter(self._may_be_passed, batches)
+            if batch.place == doubted.place and (batch.key in late or not batch.netted)
+        ]
         for batch in self._passed:
             self._agenda.delay(batch.key, now + self._timing.poll_min)
         return [batch for batch in due if batch.key not in self._agenda]
@@ -167,6 +173,8 @@ class Rounds:
             return
         place = self._reading.pop(key)
         self._unread = 0 if pages else self._unread + 1
+        if pages:
+            self._unlisted.discard(place)
         if self._unread > 1:
             pause = backoff(self._unread, spread(key, self._unread), base=self._timing.poll_min, cap=_UNLISTED)
             self._lists_at = now + pause

@@ -33,11 +33,13 @@ class Claims:
     def __init__(self, holders: Mapping[int, int]) -> None:
         self._holders = holders  # processes, of shards
         self.held: dict[int, _Held] = {}  # by numbers of batches
-        self.turnover: list[_Turn] = []
+        self.newest = 0  # number of the newest turn
+        self._turnover: dict[int, _Turn] = {}  # what is old goes when something is granted
 
     def created(self, open_: Collection[int], shards: Collection[int], now: float) -> tuple[float, ...]:
         """Say when processes other than that of these shards created the batches that are open, of the last hour."""
-        turns = [turn for turn in self.turnover if not turn.ended and turn.at > now - _HOUR and turn.number in open_]
+        recent = [turn for turn in self._turnover.values() if not turn.ended and turn.at > now - _HOUR]
+        turns = [turn for turn in recent if turn.number in open_]
         return tuple(sorted(turn.at for turn in turns if shard_of(turn.number) not in shards))
 
     def claim(
@@ -52,10 +54,12 @@ class Claims:
         granted = held or (verdict.granted and news is None and number in open_)
         if granted and not held:
             self.held[number] = _Held(claim.queue, claim.tokens, claim.at, claim.room, State.HOLDS)
-            self.turnover.append(_Turn(number, self.held[number], claim.at, ended=False))
+            self._turnover = {n: turn for n, turn in self._turnover.items() if turn.at >= claim.at - _HOUR}
+            self._note(_Turn(number, self.held[number], claim.at, ended=False))
         elif not granted and not verdict.granted and news is None:
             self._mark(claim, number)
-        turns = [turn for turn in self.turnover[heard:] if shard_of(turn.number) not in claim.shards]
+        unheard = [turn for n, turn in self._turnover.items() if n > heard]
+        turns = [turn for turn in unheard if shard_of(turn.number) not in claim.shards]
         created = tuple(turn.at for turn in turns if not turn.ended)
         ended = tuple((turn.held.queue, turn.at, turn.held.tokens) for turn in turns if turn.ended)
         return Claimed(claim.key, claim.queue, granted, verdict.others, news, created, ended)
@@ -90,4 +94,8 @@ class Claims:
         """Give back the room of a batch; that it has ended others are told."""
         held = self.held.pop(number_of(fact.key), None)
         if held is not None and fact.ran:
-            self.turnover.append(_Turn(number_of(fact.key), held, at, ended=True))
+            self._note(_Turn(number_of(fact.key), held, at, ended=True))
+
+    def _note(self, turn: _Turn) -> None:
+        self.newest += 1
+        self._turnover[self.newest] = turn

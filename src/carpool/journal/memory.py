@@ -77,6 +77,7 @@ class Memory:
         self.key_mark = folder.key_mark
         self.numbered: int = span_of(folder.shards)[0]
         self._own = folder.holders[folder.shards] = folder.shards
+        self._lives = True
         self._taken = {folder.shards}
         self._told = {folder.shards}  # of what was taken
         folder.held |= self._taken
@@ -191,12 +192,15 @@ class Memory:
             yield left
         if outstanding := self._folder.submissions.outstanding(untold, dict(self._places())):
             yield [(time.time(), outstanding)]
-        self._folder.submissions.drop_claims(untold)
-        self._forget_intents(untold)
-        self._told |= untold
+        if untold:
+            self._drop_settled(untold)
+            self._folder.submissions.drop_claims(untold)
+            self._forget_intents(untold)
+            self._drop_finished(untold)
+            self._told |= untold
 
     def _of_the_living(self, now: float) -> list[Stamped]:
-        self._heard = len(self._folder.claims.turnover)
+        self._heard = self._folder.claims.newest
         times = self._folder.claims.created(self._folder.batches, self._taken, now)
         return [(now, Spent(times))] if times else []
 
@@ -254,7 +258,7 @@ class Memory:
         """Give room to a batch, if other processes leave some, and tell what they did since the last time."""
         claims, heard = self._folder.claims, self._heard
         claimed = claims.claim(claim, self._folder.batches, self._folder.learned, heard)
-        self._heard = len(claims.turnover)
+        self._heard = claims.newest
         return claimed
 
     async def claim_keys(self, asked: Mapping[str, bytes]) -> dict[str, Keyed]:
@@ -308,6 +312,31 @@ class Memory:
         """Tell whether answers to requests of other processes are kept."""
         return any(shard_of(row) != self._own for row, _ in self._places())
 
+    # --- what may go
+
+    def _drop_settled(self, shards: Collection[int]) -> None:
+        """Drop the segments in these shards of which all rows are settled, and no batch is open."""
+        folder = self._folder
+        there = {fact.run.segment for _, fact in folder.accepted if shard_of(fact.run.segment) in shards}
+        needed = {fact.run.segment for _, fact in self._unsettled(shards) if isinstance(fact, Accepted)}
+        for number, facts in folder.batches.items():
+            _, packed = facts[Packed]
+            if shard_of(number) in shards and isinstance(packed, Packed):
+                needed.update(run.segment for run in packed.runs)
+        for segment in there - needed:
+            self._discarded(Discarded(segment), 0.0)
+
+    def _drop_finished(self, shards: Collection[int]) -> None:
+        """Forget the shards of which nothing is unfinished."""
+        folder = self._folder
+        numbers = [*folder.batches, *folder.left, *(fact.run.segment for _, fact in folder.accepted)]
+        finished = set(shards) - set(map(shard_of, numbers)) - folder.submissions.shards()
+        self._taken -= finished
+        folder.unfinished -= finished
+        folder.held -= finished
+        for shard in finished:
+            del folder.holders[shard]
+
     async def forget_old(self) -> None:
         """Forget nothing: memory keeps what it has for as long as it is there."""
 
@@ -315,15 +344,17 @@ class Memory:
 
     def die(self) -> None:
         """Leave as a process does that is killed."""
-        self._folder.held -= self._taken
+        if self._lives:
+            self._folder.held -= self._taken
+        self._lives = False
 
     async def aclose(self) -> None:
-        """Leave what is unfinished to the next process."""
-        numbers = [*self._folder.batches, *self._folder.left, *(fact.run.segment for _, fact in self._folder.accepted)]
-        submissions = self._folder.submissions
-        submissions.drop_claims(self._told)
+        """Leave what is unfinished to the next process; a second time does nothing."""
+        if not self._lives:
+            return
+        self._folder.submissions.drop_claims(self._told)
         self._forget_intents(self._taken)
-        self._folder.unfinished -= self._taken - set(map(shard_of, numbers)) - submissions.shards()
+        self._drop_finished(self._taken)
         self.die()
 
 
