@@ -3,11 +3,8 @@
 import importlib
 import inspect
 from collections.abc import Mapping
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
-
-PACKAGE = __package__ or "benchmarks"
 
 
 class Entry(NamedTuple):
@@ -18,14 +15,9 @@ class Entry(NamedTuple):
     quick: float
     quickly: Mapping[str, Any] = {"quick": True}
 
-    @property
-    def exists(self) -> bool:
-        """Whether its module is there."""
-        return find_spec(f"{PACKAGE}.{self.name}") is not None
-
     def load(self) -> ModuleType:
         """Import it."""
-        return importlib.import_module(f"{PACKAGE}.{self.name}")
+        return importlib.import_module(f"{__package__}.{self.name}")
 
 
 ENTRIES = (
@@ -42,7 +34,7 @@ ENTRIES = (
     Entry("latency", 5, 1, {"numbers": (1, 100), "lives": 100}),
     Entry("peers", 30, 3, {"calls": 2_000}),
 )
-CATALOGUE = {entry.name: entry for entry in ENTRIES if entry.exists}
+CATALOGUE = {entry.name: entry for entry in ENTRIES}
 
 
 def options_of(entry: Entry, quick: bool, runs: int | None) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def results(*, runs: int = 5, quick: bool = False, count: int = 50_000) -> list[
     }
     calls: dict[str, float] = {"calls": count, "runs": runs}
     return [
-        Record("counting", name, {"cpu_us": statistics.median(figures), **calls}, () if quick else bars.get(name, ()))
+        Record(name, {"cpu_us": statistics.median(figures), **calls}, () if quick else bars.get(name, ()))
         for name, figures in seen.items()
     ]
 

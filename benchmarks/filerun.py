@@ -153,8 +153,8 @@ def compare(source: Path, output: Path, count: int) -> list[Record]:
     theirs = {"cpu_us": floor["cpu_us"], "ratio": 1.0, "peak": floor["peak"], "wall_s": floor["wall_s"]}
     flat = {"early": float(early), "late": float(late)}
     return [
-        Record("filerun", f"{count:,} rows, the floor", {**theirs, "early": None, "late": None}),
-        Record("filerun", f"{count:,} rows, carpool run", {**ours, **flat}, bars),
+        Record(f"{count:,} rows, the floor", {**theirs, "early": None, "late": None}),
+        Record(f"{count:,} rows, carpool run", {**ours, **flat}, bars),
     ]
 
 

@@ -32,7 +32,6 @@ class Bar:
 class Record:
     """Tell of one case: its figures, whose names end in their units, and the bars that it is held to."""
 
-    benchmark: str
     case: str
     figures: Mapping[str, Figure]
     bars: tuple[Bar, ...] = field(default=())

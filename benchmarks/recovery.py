@@ -100,7 +100,7 @@ def results(*, runs: int = 5, quick: bool = False, counts: Sequence[int] = COUNT
         batches = 4 if quick else max(1, count // BATCH)
         middle_ = middle([measure(count, batches) for _ in range(runs)])
         figures = {**middle_, "bytes": middle_["peak"] / count, "batches": float(batches), "requests": float(count)}
-        records.append(Record("recovery", f"{count:,} in {batches} batches", figures, bars(middle_, count)))
+        records.append(Record(f"{count:,} in {batches} batches", figures, bars(middle_, count)))
         say(f"recovery of {records[-1].case}: {figures['seconds']:.2f} s, {figures['bytes']:.0f} bytes a request")
     return records
 

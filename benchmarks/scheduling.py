@@ -429,7 +429,6 @@ def results(*, seeds: int = 5, quick: bool = False) -> list[Record]:
     """Run all scenarios with all policies; only the engine is held to bars."""
     return [
         Record(
-            "scheduling",
             f"{scenario.name}: {name}",
             {"ratio": ratio, **one._asdict()},
             bars(scenario, ratio, one) if name == "carpool" else (),

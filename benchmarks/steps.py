@@ -222,7 +222,7 @@ def results(*, count: int = 50_000, quick: bool = False, only: Sequence[str] = (
         say("\n  ".join((f"{name}: {longest * 1e3:.1f} ms", *map(str, steps))))
         bar = Bar("longest step, ms", longest * 1e3, most=BAR * 1e3)
         where = next((f"{step.what} {step.where}".rstrip() for step in steps if not step.foreign), "")
-        records.append(Record("steps", name, {"longest_ms": longest * 1e3, "where": where}, (bar,)))
+        records.append(Record(name, {"longest_ms": longest * 1e3, "where": where}, (bar,)))
     return records
 
 

@@ -19,7 +19,6 @@ from typing import NamedTuple
 from . import charts
 from .records import Bar, Record, markdown, middle, of_runs, say, show
 from .serving import Server, serve
-from .serving import served as served
 
 BARS = {"pooled": 1.5, "pooled journal": 1.8}  # times the floor's CPU a call, at 50,000 calls of 1 KB
 MEMORY_BAR = 1536  # bytes a call above the floor's peak
@@ -106,7 +105,7 @@ def summed(series: Series, seen: Mapping[str, Sequence[dict[str, float]]]) -> li
         extra = statistics.median((one["peak"] - other["peak"]) / series.calls for one, other in pairs)
         more: dict[str, float] = {"ratio": ratio, "more_bytes": extra, "calls": series.calls, "runs": len(pairs)}
         figures = {**middle(seen[program]), **more}
-        records.append(Record("throughput", series.title(program), figures, _bars(series, program, ratio, extra)))
+        records.append(Record(series.title(program), figures, _bars(series, program, ratio, extra)))
     return records
 
 
@@ -131,12 +130,13 @@ def linear(runs: int, calls: int = MILLION) -> list[Record]:
     figures = {
         "ratio": ratio,
         "ratio_without_gc": statistics.median(other / one for one, other in without),
+        "few_cpu_us": statistics.median(one["cpu_us"] for one, _ in pairs),
         "few_gc_us": statistics.median(one["gc_us"] for one, _ in pairs),
         "many_gc_us": statistics.median(other["gc_us"] for _, other in pairs),
         "runs": float(runs),
     }
     bars = (Bar(f"CPU a call of {calls:,}, of that of {BASE:,}", ratio, most=LINEAR_BAR),) if runs >= ENOUGH else ()
-    return [*summed(many, seen), Record("throughput", f"linear: {calls:,} beside {BASE:,}", figures, bars)]
+    return [*summed(many, seen), Record(f"linear: {calls:,} beside {BASE:,}", figures, bars)]
 
 
 def results(*, runs: int = 5, quick: bool = False, only: Iterable[str] = ()) -> list[Record]:
@@ -170,10 +170,11 @@ def table(records: Sequence[Record]) -> str:
     text = markdown((*head, "s", "bytes on the wire a call", "HTTP requests", "runs"), rows) + f"\n\n{LEGEND}"
     for record in records:
         if "ratio_without_gc" in record.figures:
+            few, many = (f"{record.number(name):.1f}" for name in ("few_gc_us", "many_gc_us"))
             text += (
-                f"\n\n{record.case}: {record.number('ratio'):.2f} times the CPU a call, of which the garbage collector "
-                f"takes {record.number('few_gc_us'):.1f} and {record.number('many_gc_us'):.1f} us; without it "
-                f"{record.number('ratio_without_gc'):.2f} times; {of_runs(record.number('runs'))}."
+                f"\n\n{record.case}: {record.number('ratio'):.2f} times the CPU a call, which was "
+                f"{record.number('few_cpu_us'):.1f} us among fewer. The garbage collector takes {few} and {many} us: "
+                f"without it {record.number('ratio_without_gc'):.2f} times; {of_runs(record.number('runs'))}."
             )
     return text
 

@@ -86,8 +86,8 @@ def results(*, runs: int = 5, quick: bool = False, count: int = 4_000, turns: in
     direct, added = run(count, 5 if quick else turns)
     bars = (Bar("us a call that the transport adds", added, most=BAR),)
     records = [
-        Record("transport", "the pool", {"cpu_us": direct, "added_us": None}),
-        Record("transport", "the transport, and the pool", {"cpu_us": direct + added, "added_us": added}, bars),
+        Record("the pool", {"cpu_us": direct, "added_us": None}),
+        Record("the transport, and the pool", {"cpu_us": direct + added, "added_us": added}, bars),
     ]
     seen = rounds(Series(1_000 if quick else 5_000, tuple(SDK)), runs)
     own = [one["cpu_us"] for one in seen[ALONE]]
@@ -95,7 +95,7 @@ def results(*, runs: int = 5, quick: bool = False, count: int = 4_000, turns: in
         costs = [one["cpu_us"] for one in seen[program]]
         more = statistics.median(cost - base for cost, base in zip(costs, own, strict=True))
         figures = {"cpu_us": statistics.median(costs), "added_us": None if program == ALONE else more}
-        records.append(Record("transport", name, figures))
+        records.append(Record(name, figures))
     return records
 
 

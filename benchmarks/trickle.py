@@ -340,21 +340,17 @@ def bars(shell: Shell, seconds: float) -> tuple[Bar, ...]:
 def results(*, days: float = 7.0, quick: bool = False) -> list[Record]:
     """Play the rules, then the whole engine: one lane for some days, and 200 for an hour."""
     days = min(days, 1.0) if quick else days
-    records = [
-        Record("trickle", f"{name}: {rule}", one._asdict())
-        for name, row in compare().items()
-        for rule, one in row.items()
-    ]
+    records = [Record(f"{name}: {rule}", one._asdict()) for name, row in compare().items() for rule, one in row.items()]
     shell = trickle(days)
     week = figures(shell.packed_at, shell.waits, days * DAY)
     name = f"the engine: {days:g} days at 0.2 a second"
-    records.append(Record("trickle", name, week._asdict(), bars(shell, days * DAY)))
+    records.append(Record(name, week._asdict(), bars(shell, days * DAY)))
     crowd = many_lanes(200, HOUR, 2_000)
     most = busiest_hour(crowd.created_at)
     many = Figures(most, statistics.median(crowd.waits), max(crowd.waits))
     bar = Bar("creations in the busiest hour", most, most=2_000)
     name = "the engine: 200 models at 0.2 a second each, an hour"
-    return [*records, Record("trickle", name, many._asdict(), (bar,))]
+    return [*records, Record(name, many._asdict(), (bar,))]
 
 
 def table(records: Sequence[Record]) -> str:

@@ -26,6 +26,9 @@ CALLS = {
     "50,000 floor": "the floor",
     "50,000 pooled": "`pool.request`",
     "50,000 pooled journal": "with a journal",
+    "50,000 floor uvloop": "the floor, with uvloop",
+    "50,000 pooled uvloop": "`pool.request`, with uvloop",
+    "50,000 pooled journal uvloop": "with a journal, and uvloop",
 }
 Results = Mapping[str, Any]  # the file of one benchmark
 
@@ -60,11 +63,11 @@ def when(kept: Results) -> str:
 
 def whole(kept: Results) -> str:
     """Give all that a benchmark says, and which of its bars are missed."""
-    return "\n\n".join(("\n".join(kept["table"]).strip(), *_missed(kept)))
+    return "\n\n".join(("\n".join(kept["table"]).strip(), *_missed(kept["records"])))
 
 
-def _missed(kept: Results) -> Iterator[str]:
-    for record in kept["records"]:
+def _missed(records: Iterable[Results]) -> Iterator[str]:
+    for record in records:
         for bar in record["bars"]:
             if not bar["kept"]:
                 bound = f"at most {bar['most']:g}" if bar["most"] is not None else f"at least {bar['least']:g}"
@@ -79,7 +82,8 @@ def short(kept: Results) -> str:
     lines: Sequence[str] = kept["table"]
     heads = {at + step for at, line in enumerate(lines) if re.match(r"\|[-|: ]+\|$", line) for step in (-1, 0)}
     left = (line for at, line in enumerate(lines) if at in heads or _is_short(line))
-    return "\n".join(LEGEND if line.startswith("`floor`: ") else line for line in left).strip()
+    table = "\n".join(LEGEND if line.startswith("`floor`: ") else line for line in left).strip()
+    return "\n\n".join((table, *_missed(each for each in kept["records"] if SHORT.fullmatch(each["case"]))))
 
 
 def _is_short(line: str) -> bool:
@@ -93,7 +97,10 @@ def calls(kept: Results) -> str:
     head = ("50,000 calls of 1 KB, each from a task", "CPU, us a call", "of the floor's", "bar")
     runs = records["50,000 floor"]["figures"]["runs"]
     table = _markdown((*head, "peak memory above the floor's"), rows)
-    return f"{table}\n\nMedians of {runs} runs by turns; ratios are medians of those of each turn."
+    said = f"Medians of {runs} runs by turns; ratios are medians of those of each turn."
+    (linear,) = (record["figures"] for case, record in records.items() if case.startswith("linear: "))
+    said += f" A million calls cost {linear['ratio']:.2f} times as much each as 50,000 do."
+    return "\n\n".join((table, said, *_missed(records[case] for case in CALLS)))
 
 
 def _call(said: str, record: Results) -> tuple[str, ...]:
@@ -115,6 +122,14 @@ def pending(kept: Results) -> str:
     return f"{said}, and the process grows by {grown} a call at the peak."
 
 
+def through_sdk(kept: Results) -> str:
+    """Say what a call costs through the official SDK, and how much of that is the SDK's own."""
+    costs = {record["case"]: record["figures"]["cpu_us"] for record in kept["records"]}
+    alone, batched = costs["the official SDK, answered from memory"], costs["the official SDK, batched"]
+    said = f"Through `batched(AsyncOpenAI())` a call costs {batched:,.0f} us"
+    return f"{said}, where the official SDK alone, answered from memory, takes {alone:,.0f}."
+
+
 def longest(kept: Results) -> str:
     """Give the longest steps without the places in the code."""
     rows = [(record["case"], f"{record['figures']['longest_ms']:.1f}") for record in kept["records"]]
@@ -130,6 +145,7 @@ VIEWS: dict[str, Callable[[Results], str]] = {
     "throughput, calls": calls,
     "memory, pending": pending,
     "steps, longest": longest,
+    "transport, through_sdk": through_sdk,
 }
 
 

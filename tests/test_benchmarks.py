@@ -61,7 +61,7 @@ def test_all_go_on_after_one_that_fails_and_quick_ones_leave_the_results_alone(
     def fails(**options: Any) -> list[Record]:
         raise AssertionError("a row is missing")
 
-    good = Record("counting", "near limit", {"cpu_us": 1.0, "calls": 2.0, "runs": 1.0})
+    good = Record("near limit", {"cpu_us": 1.0, "calls": 2.0, "runs": 1.0})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(transport, "results", fails)
     monkeypatch.setattr(counting, "results", lambda **options: [good])
@@ -92,7 +92,7 @@ def test_each_benchmark_has_the_common_form(name: str) -> None:
 
 
 def test_a_bar_that_is_missed_is_written_beside_the_table(tmp_path: Path) -> None:
-    record = Record("made up", "case", {"cpu_us": 2.0}, (Bar("us", 2.0, most=1.0), Bar("share", 0.5, least=0.4)))
+    record = Record("case", {"cpu_us": 2.0}, (Bar("us", 2.0, most=1.0), Bar("share", 0.5, least=0.4)))
     assert not kept([record])
     report.write(tmp_path, "made up", "Says little.", [record], "| a |", [], quick=False)
     page = report.page(tmp_path, ["never run", "made up"])

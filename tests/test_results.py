@@ -58,7 +58,7 @@ def test_the_line_below_a_table_names_the_commit(
     commit: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "commit", lambda: commit)
-    report.write(tmp_path, "made up", "Says little.", [Record("made up", "case", {})], "| a |", [], quick=False)
+    report.write(tmp_path, "made up", "Says little.", [Record("case", {})], "| a |", [], quick=False)
     assert json.loads((tmp_path / "made up.json").read_text()).get("commit") == commit
     page = report.page(tmp_path, ["made up"])
     assert (f", commit {commit}." in page) if commit else ("commit" not in page)

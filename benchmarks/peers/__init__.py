@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers [--only NAME ...] [--calls N] [--runs N] [--json FILE]
 
-Every program is one small file in `programs/`, run in a process of its own against the same server in another. What a
+Every program is one small file in `programs/`, run in a process of its own against a fresh server in another. What a
 peer needs is installed once, pinned, in an environment of its own; a hundred calls warm each up before the measure.
 """
 

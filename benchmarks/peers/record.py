@@ -43,7 +43,7 @@ class Record:
 def ratios(records: Sequence[Record]) -> dict[str, float]:
     """Give how many times carpool's CPU a call others took without limits, where all was answered.
 
-    It is the median of the ratios of each turn, in which one comes right after the other.
+    It is the median of the ratios of each turn.
     """
     costs = {
         record.program: record.cpu_runs

@@ -70,7 +70,7 @@ def test_results_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
     bar = {"name": "CPU", "value": 3.0, "most": 2.0, "least": None, "kept": False}
     table = ["| case | us |", "|---|---|", "| 50,000 pooled journal | 1 |", "| 25,000 pooled | 2 |", "", "Said."]
     results = {"quick": False, "date": "2026-01-02", "machine": machine, "table": table}
-    results["records"] = [{"case": "25,000 pooled", "bars": [bar]}]
+    results["records"] = [{"case": case, "bars": [bar]} for case in ("25,000 pooled", "50,000 pooled journal")]
     (tmp_path / "throughput.json").write_text(json.dumps(results))
     (tmp_path / "memory.json").write_text(json.dumps({**results, "quick": True}))
     page = "a\n<!-- results: {} -->\nold\n<!-- results end -->\nb"
@@ -81,8 +81,9 @@ def test_results_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
         changed: str = figures.updated(page.format(name), tmp_path)
         return changed.removeprefix(f"a\n<!-- results: {name} -->\n").removesuffix("\n<!-- results end -->\nb")
 
-    assert shown("throughput") == f"\n{rows}\n\n**Missed**: 25,000 pooled: CPU 3, at most 2.\n\n{when}\n"
-    assert shown("throughput, short") == f"\n{fewer}\n\n{when}\n"
+    other, missed = (f"**Missed**: {record['case']}: CPU 3, at most 2." for record in results["records"])
+    assert shown("throughput") == f"\n{rows}\n\n{other}\n\n{missed}\n\n{when}\n"
+    assert shown("throughput, short") == f"\n{fewer}\n\n{missed}\n\n{when}\n"
     assert shown("steps, longest") == "old"  # nothing is kept of it
     assert shown("memory") == "old"  # nothing but of a quick run
     with pytest.raises(KeyError):
@@ -94,7 +95,7 @@ def test_the_legend_in_the_readme_explains_the_rows_that_are_left() -> None:
     assert set(re.findall(r"`(\w+)`: ", figures.LEGEND)) == left
     legend = "`floor`: a task; `gathered`: `pool.gather`."
     table = ["| case | us |", "|---|---|", "| 50,000 gathered | 1 |", "", legend]
-    assert figures.short({"table": table}) == "\n".join((*table[:2], "", figures.LEGEND))
+    assert figures.short({"table": table, "records": []}) == "\n".join((*table[:2], "", figures.LEGEND))
 
 
 def test_the_longest_steps_are_shown_without_their_places() -> None:
