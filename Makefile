@@ -123,7 +123,7 @@ audit: .venv/.tests ## the licences of what is needed at run time, and what of i
 dropin: .venv/pyvenv.cfg ## run each client in an environment of its own, and write docs/reference/clients.md
 	$(BIN)/python tests/dropin/environments.py
 
-bench: .venv/.bench .vocabulary/.ready ## all benchmarks; tables and pictures go to benchmarks/results (an hour and more)
+bench: .venv/.bench .vocabulary/.ready ## all benchmarks; tables and pictures go to benchmarks/results (two hours)
 	$(BIN)/python -m benchmarks run all
 
 guard: .venv/.tests ## fail where a call costs more, beside the floor of the same run, than benchmarks/guard.json says

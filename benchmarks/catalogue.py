@@ -32,7 +32,7 @@ ENTRIES = (
     Entry("steps", 6, 0.5),
     Entry("filerun", 5, 0.5),
     Entry("latency", 5, 1, {"numbers": (1, 100), "lives": 100}),
-    Entry("peers", 30, 3, {"calls": 2_000}),
+    Entry("peers", 45, 3, {"calls": 2_000}),
 )
 CATALOGUE = {entry.name: entry for entry in ENTRIES}
 
