@@ -70,7 +70,8 @@ def test_results_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
     bar = {"name": "CPU", "value": 3.0, "most": 2.0, "least": None, "kept": False}
     table = ["| case | us |", "|---|---|", "| 50,000 pooled journal | 1 |", "| 25,000 pooled | 2 |", "", "Said."]
     results = {"quick": False, "date": "2026-01-02", "machine": machine, "table": table}
-    results["records"] = [{"case": case, "bars": [bar]} for case in ("25,000 pooled", "50,000 pooled journal")]
+    cases = "25,000 pooled", "50,000 pooled journal"
+    results["records"] = [{"case": case, "bars": [bar]} for case in cases]
     (tmp_path / "throughput.json").write_text(json.dumps(results))
     (tmp_path / "memory.json").write_text(json.dumps({**results, "quick": True}))
     page = "a\n<!-- results: {} -->\nold\n<!-- results end -->\nb"
@@ -81,7 +82,7 @@ def test_results_take_the_place_of_earlier_ones(tmp_path: Path) -> None:
         changed: str = figures.updated(page.format(name), tmp_path)
         return changed.removeprefix(f"a\n<!-- results: {name} -->\n").removesuffix("\n<!-- results end -->\nb")
 
-    other, missed = (f"**Missed**: {record['case']}: CPU 3, at most 2." for record in results["records"])
+    other, missed = (f"**Missed**: {case}: CPU 3, at most 2." for case in cases)
     assert shown("throughput") == f"\n{rows}\n\n{other}\n\n{missed}\n\n{when}\n"
     assert shown("throughput, short") == f"\n{fewer}\n\n{missed}\n\n{when}\n"
     assert shown("steps, longest") == "old"  # nothing is kept of it
