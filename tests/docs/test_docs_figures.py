@@ -100,12 +100,14 @@ def test_the_legend_in_the_readme_explains_the_rows_that_are_left() -> None:
 
 
 def test_the_longest_steps_are_shown_without_their_places() -> None:
-    steps = {"records": [{"case": "asked", "figures": {"longest_ms": 12.34, "where": "pool.py:1"}}]}
-    assert figures.longest(steps) == "| 50,000 calls | longest step, ms |\n| --- | --- |\n| asked | 12.3 |"
+    bar = {"name": "longest step, ms", "value": 12.34, "most": 10.0, "least": None, "kept": False}
+    steps = {"records": [{"case": "asked", "figures": {"longest_ms": 12.34, "where": "pool.py:1"}, "bars": [bar]}]}
+    table = "| 50,000 calls | longest step, ms |\n| --- | --- |\n| asked | 12.3 |"
+    assert figures.longest(steps) == f"{table}\n\n**Missed**: asked: longest step, ms 12.3, at most 10."
 
 
 def test_a_call_through_the_sdk_is_shown_beside_the_sdk_alone() -> None:
-    costs = {"the official SDK, answered from memory": 1_234.5, "the official SDK, batched": 2_345.6}
-    kept = {"records": [{"case": case, "figures": {"cpu_us": cost}} for case, cost in costs.items()]}
-    said = figures.through_sdk(kept)
-    assert [*re.findall(r"[\d,]+(?= us|\.$)", said)] == ["2,346", "1,234"]
+    figures_ = {"cpu_us": 2_345.6, "added_us": 123.4}  # a difference of medians would be another figure
+    alone = {"case": "the official SDK, answered from memory", "figures": {"cpu_us": 2_300.0}}
+    said = figures.through_sdk({"records": [alone, {"case": "the official SDK, batched", "figures": figures_}]})
+    assert [*re.findall(r"[\d,]+(?= us| less)", said)] == ["2,346", "123"]
