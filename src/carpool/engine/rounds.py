@@ -119,7 +119,7 @@ class Rounds:
         doubted = sorted(listed, key=lambda batch: batch.opened_at)[self._doubts % len(listed)]
         self._doubts += 1
         self._doubted = doubted.key
-        self._unlisted.add(doubted.place)
+        self._unlisted = {doubted.place, *self._unlisted.intersection(batch.place for batch in batches)}
         beside = [batch for batch in listed if batch.place == doubted.place and batch is not doubted]
         for batch in beside:
             self._agenda.set(batch.key, now)
