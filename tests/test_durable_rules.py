@@ -125,10 +125,9 @@ def test_any_other_error_keeps_its_kind_and_its_words(error: carpool.CarpoolErro
     assert str(back) == str(error)
 
 
-def test_a_command_ends_those_that_are_open_and_was_for_good() -> None:
+def test_a_failure_ends_those_that_are_open_and_once() -> None:
     failure = Failure("cancelled", "stopped")
     rows = standing(1, 2, 3)
-    assert unmet_by(Fail("batch_1", (1, 2, 9), failure, for_good=False), rows.close) == []
     (unmet,) = unmet_by(Fail("batch_1", (1, 2, 9), failure), rows.close)
     assert unmet.rows == array("Q", [1, 2])
     assert str(unpack(unmet.error, "p-1")) == "stopped (request p-1, batch batch_1)"

@@ -4,7 +4,7 @@ import pytest
 
 import carpool
 from carpool.callers import Callers
-from carpool.engine.commands import Fail, Settle
+from carpool.engine.commands import Fail, LetGo, Settle
 from carpool.models import Failure, Lane, Row
 from carpool.parts import cut, is_long, parts, taken_apart
 from carpool.waiter import current_runtime
@@ -24,16 +24,15 @@ def test_the_parts_are_the_whole(count: int) -> None:
     assert [rest for _, rest in taken] == [max(0, len(whole) - 1_000 * turn) for turn in range(1, len(taken) + 1)]
 
 
-def test_a_failure_of_many_is_told_in_parts() -> None:
-    command = Fail("batch_1", frozenset(range(2_500)), GONE, for_good=False, attempts={7: ()})
+@pytest.mark.parametrize("kind", [Fail, LetGo])
+def test_a_failure_of_many_is_told_in_parts(kind: type[Fail | LetGo]) -> None:
+    command = kind("batch_1", frozenset(range(2_500)), GONE, attempts={7: ()})
     told = list(parts(command))
     assert is_long(command)
     assert not any(map(is_long, told))
     assert sorted(number for part in told for number in part.numbers) == list(range(2_500))
-    assert {(part.batch_id, part.failure, part.for_good) for part in told if isinstance(part, Fail)} == {
-        ("batch_1", GONE, False)
-    }
-    assert all(part.attempts == {7: ()} for part in told)
+    assert all(isinstance(part, kind) and part.attempts == {7: ()} for part in told)
+    assert {(part.batch_id, part.failure) for part in told if isinstance(part, Fail | LetGo)} == {("batch_1", GONE)}
 
 
 def test_rows_of_many_are_told_in_parts_each_with_its_number() -> None:

@@ -179,12 +179,12 @@ class Callers:
             self.seen.failed(number, error, lane)
         return told
 
-    def expire(self, number: int, error: CarpoolError) -> None:
+    def expire(self, number: int, error: CarpoolError, kind: Literal["expired", "failed"] = "expired") -> None:
         """Settle a call that waits no longer; it is counted when its row ends."""
         self._tags.pop(number, None)
         self._tell(number, error)
         if self.seen is not None:
-            self.seen.failed(number, error, None, "expired")
+            self.seen.failed(number, error, None, kind)
 
     def _tell(self, number: int, error: CarpoolError) -> Delivery:
         waiter = self._waiters.pop(number, None)

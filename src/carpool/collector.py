@@ -1,7 +1,6 @@
 """The collector: accepts calls, feeds the engine, carries out its commands and settles the callers."""
 
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from .adoption import Adoption
 from .answers import Answers
 from .background import Background
 from .callers import Callers
+from .clock import Clock
 from .durable import Heirloom, Kept, Submissions
 from .elsewhere import Elsewhere
 from .engine.batch import BatchStats
@@ -27,6 +27,7 @@ from .engine.commands import (
     Delete,
     Discard,
     Fail,
+    LetGo,
     Record,
     Relay,
     SendLive,
@@ -44,10 +45,12 @@ from .engine.events import (
     Done,
     Event,
     Flush,
+    GivenUp,
     Outstanding,
     Packed,
     Revoked,
     Settled,
+    Spent,
 )
 from .engine.lane import LaneStats
 from .errors import JournalError, RequestCancelled
@@ -101,6 +104,8 @@ class Collector:
         self._settings = settings
         self._engine = engine
         self._spool = spool
+        self._clock = Clock(runtime.time)
+        self.now: Callable[[], float] = self._clock.now
         self.limiting: Limiting = Limiting(settings.limits)
         self.background: Background = Background()
         self.spending: Spending = Spending(settings.prices)
@@ -121,8 +126,6 @@ class Collector:
             refuses=settings.when_full == "refuse",
         )
         self.background.listen(self.admission.look)
-        self._time = runtime.time
-        self._epoch = time.time() - runtime.time()
         self._stir = anyio.Event()
         at_once = anyio.CapacityLimiter(_LIVE_AT_ONCE)
         self._live = Live(
@@ -148,7 +151,7 @@ class Collector:
             settings.escalate,
         )
         self._small = SmallBatches(settings.timing.linger)
-        self.recorder: Recorder | None = None if journal is None else Recorder(journal, spool.secure, self)
+        self.recorder: Recorder | None = None if journal is None else Recorder(journal, spool.secure, self._clock, self)
         self._answers = Answers()
         recorder = self.recorder
         self.adoption: Adoption | None = (
@@ -184,10 +187,10 @@ class Collector:
                 self.callers,
                 partial(self.recorder.submit, then=()),
                 self.background.start,
-                self.now,
+                self._clock,
                 settings.escalate,
             )
-            self._heirloom = Heirloom(self.submissions, self.callers, self.feed, engine.running, self.now)
+            self._heirloom = Heirloom(self.submissions, self.callers, self.feed, engine.running, self._clock)
         self._settling = Settling(
             pool,
             self.callers,
@@ -223,7 +226,7 @@ class Collector:
         )
         pause = settings.timing.poll_min
         self.wakes: Wakes | None = (
-            None if journal is None else Wakes(journal, self.feed, engine.remote_ids, self.now, pause)
+            None if journal is None else Wakes(journal, self.feed, engine.remote_ids, self._clock.wall, pause)
         )
         self.submits = True  # or what waits stays in the journal
         self._barred = False
@@ -342,7 +345,7 @@ class Collector:
     def perform(self, command: Command) -> None:
         """Carry out a command."""
         match command:
-            case Settle() | Fail():
+            case Settle() | Fail() | LetGo():
                 self._end(command)
             case Bill():
                 self._settling.bill(command.batch_id, command.lane, command.rows)
@@ -373,17 +376,20 @@ class Collector:
                     self._settling.state(command.status.id, command.status.input_tokens)
                 start(self.performer.step, command)
 
-    def _end(self, command: Settle | Fail) -> None:
+    def _end(self, command: Settle | Fail | LetGo) -> None:
         """Tell callers what came of their calls, a part of them at a time."""
         if is_long(command):
             self.background.start(self._end_parts, command)
         elif isinstance(command, Settle):
             self._settle(command)
+        elif isinstance(command, LetGo):
+            self.intake.let_go(self._settling.let_go(command))
+            self.background.changed()
         else:
             self._settling.fail(command)
             self.background.changed()
 
-    async def _end_parts(self, command: Settle | Fail) -> None:
+    async def _end_parts(self, command: Settle | Fail | LetGo) -> None:
         for part in parts(command):
             self._end(part)
             await anyio.lowlevel.checkpoint()
@@ -428,6 +434,12 @@ class Collector:
         self.admission.measure()
         if self.admission.length:
             self.background.changed()
+
+    def leave_to_the_next(self, rows: Sequence[int], why: Failure) -> None:
+        """Tell callers that their rows, which wait, stay in the journal."""
+        self._settling.stay(rows, why)
+        self.background.changed()
+        self.feed(GivenUp(rows))
 
     def set_limits(self, limits: KnownLimits) -> None:
         """Take other limits from now on."""
@@ -495,12 +507,15 @@ class Collector:
         `others` says whether the journal keeps answers of other processes.
         """
         assert self._resumption is not None  # noqa: S101 - where there is a journal
-        for at, fact in told:  # at once: nothing may happen to a batch of which half is told
+        for written_at, fact in told:  # at once: nothing may happen to a batch of which half is told
+            at = self._clock.read(written_at)
             if isinstance(fact, Accepted | Packed):
                 for limited in self.limiting.of(fact.lane.queue):
                     self._engine.replay(limited, self.now())
             if isinstance(fact, Outstanding):
                 continue
+            if isinstance(fact, Spent):
+                fact = Spent(tuple(map(self._clock.read, fact.times)))
             self._engine.replay(fact, at)
             if self.observer is not None:
                 self.observer.replay(fact, at)
@@ -544,10 +559,6 @@ class Collector:
             self.recorder.lose(JournalError(f"Answers cannot be kept: {exc}. Free some room, and start again."))
 
     # --- time
-
-    def now(self) -> float:
-        """Give the time, in seconds since the epoch."""
-        return self._epoch + self._time()
 
     async def wait(self) -> None:
         """Wait until something has happened, or is due."""

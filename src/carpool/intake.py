@@ -279,9 +279,10 @@ class Intake:
 
     def leave(self, numbers: Iterable[int]) -> None:
         """Note that the callers of these numbers are gone; those that were settled do not count."""
-        self._give_up(self._callers.leave(numbers))
+        self.let_go(self._callers.leave(numbers))
 
-    def _give_up(self, numbers: Collection[int]) -> None:
+    def let_go(self, numbers: Collection[int]) -> None:
+        """Note that calls were settled whose rows are still under way: nobody awaits these any more."""
         gone = self._live.leave(numbers)
         if gone:
             rows = gone if self.resumption is None else self.resumption.leave(gone)
@@ -306,7 +307,7 @@ class Intake:
         due = self._deadlines.due(self._now(), _AT_ONCE)
         for number in due:
             self._callers.expire(number, RequestExpired(_TIMED_OUT))
-        self._give_up(due)
+        self.let_go(due)
         if self.submissions is not None:
             self.submissions.expire()
 

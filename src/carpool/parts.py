@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from .engine.commands import Fail, Settle
+from .engine.commands import Fail, LetGo, Settle
 
 T = TypeVar("T")
 
@@ -25,16 +25,16 @@ def taken_apart(whole: list[T]) -> Iterator[list[T]]:
         yield part
 
 
-def is_long(command: Settle | Fail) -> bool:
+def is_long(command: Settle | Fail | LetGo) -> bool:
     """Tell whether a command is to be carried out in parts."""
     return len(command.numbers) > _PART
 
 
-def parts(command: Settle | Fail) -> Iterator[Settle | Fail]:
+def parts(command: Settle | Fail | LetGo) -> Iterator[Settle | Fail | LetGo]:
     """Cut a command, which tells each caller something of its own, into parts."""
-    if isinstance(command, Fail):
-        for numbers in cut([*command.numbers]):
-            yield structs.replace(command, numbers=numbers)
-    else:
+    if isinstance(command, Settle):
         for numbers, rows in zip(cut(command.numbers), cut(command.rows), strict=True):
             yield structs.replace(command, numbers=numbers, rows=rows)
+    else:
+        for numbers in cut([*command.numbers]):
+            yield structs.replace(command, numbers=numbers)

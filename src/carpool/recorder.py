@@ -4,7 +4,6 @@ While one group is written the next gathers, so a fast disk makes small groups a
 """
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol
@@ -12,8 +11,9 @@ from typing import Protocol
 import anyio
 from msgspec import structs
 
+from .clock import Clock
 from .engine.commands import Cancel, Claim, Command, Create, Delete, Discard, Fail, SendLive, Upload
-from .engine.events import Accepted, Discarded, Event, Failed, GivenUp, LiveEnded, Settled, unanswered
+from .engine.events import Accepted, Discarded, Event, Failed, LiveEnded, Settled, unanswered
 from .errors import JournalError
 from .journal import Journal, Stamped
 from .models import Failure
@@ -27,10 +27,8 @@ DEPENDENT = (Upload, Claim, Create, Cancel, Delete, Discard, SendLive)
 def implied(command: Command) -> list[Event]:
     """Give the facts that a command implies."""
     match command:
-        case Fail(for_good=True):
-            return [unanswered(command.numbers, command.batch_id)]
         case Fail():
-            return [GivenUp(command.numbers)]
+            return [unanswered(command.numbers, command.batch_id)]
         case Discard():
             return [Discarded(command.segment)]
     return []
@@ -61,14 +59,15 @@ class Host(Protocol):
 
 
 class Recorder:
-    """Record facts in a journal; `secure` makes the bytes safe that they refer to.
+    """Record facts in a journal, by the clock of the wall; `secure` makes the bytes safe that they refer to.
 
     When that fails nothing is recorded any more, nothing new is submitted and nothing is deleted; what is under way is
     still answered. The next process finds everything as it was recorded last.
     """
 
-    def __init__(self, journal: Journal, secure: Callable[[], Awaitable[None]], host: Host) -> None:
+    def __init__(self, journal: Journal, secure: Callable[[], Awaitable[None]], clock: Clock, host: Host) -> None:
         self._journal = journal
+        self._clock = clock
         self._secure = secure
         self._host = host
         self._facts: list[Stamped] = []
@@ -114,7 +113,7 @@ class Recorder:
         try:
             if any(isinstance(fact, Accepted | Settled) for _, fact in facts):
                 await self._secure()
-            await self._journal.record(*facts)
+            await self._journal.record(*[(self._clock.written(at), fact) for at, fact in facts])
         except JournalError as exc:
             self.lose(exc)
         except OSError as exc:
@@ -123,14 +122,19 @@ class Recorder:
             )
 
     async def _claim(self, command: Claim) -> None:
-        """Ask for room for a batch, by the clock of the wall: ours stands still while the machine sleeps."""
+        """Ask for room for a batch."""
+        read = self._clock.read
+        heard_at = self._clock.written(command.heard_at)
         try:
-            claimed = await self._journal.claim_room(structs.replace(command, at=time.time()))
+            claimed = await self._journal.claim_room(structs.replace(command, at=self._clock.wall(), heard_at=heard_at))
         except JournalError as exc:
             self.lose(exc)
             self._host.feed(Failed(command.keys, Failure("disk", str(exc))))
         else:
-            self._host.feed(claimed)
+            learned = None if claimed.learned is None else (claimed.learned[0], read(claimed.learned[1]))
+            created = tuple(map(read, claimed.created))
+            ended = tuple((queue, read(at), tokens) for queue, at, tokens in claimed.ended)
+            self._host.feed(structs.replace(claimed, learned=learned, created=created, ended=ended))
 
     def lose(self, error: JournalError) -> None:
         """Take note that facts cannot be kept any more."""

@@ -9,8 +9,7 @@ import anyio.lowlevel
 
 from .adoption import Adoption
 from .collector import Collector
-from .engine.commands import Fail
-from .engine.events import Closing, Escalate, GivenUp, Leave, Recovered, Tick
+from .engine.events import Closing, Escalate, Leave, Recovered, Tick
 from .errors import CarpoolError, JournalError, PoolClosed
 from .journal import Journal
 from .models import Failure
@@ -188,8 +187,7 @@ class Running:
         for run in collector.waiting:
             for start in range(0, len(run), _SLICE):
                 rows = run.rows[start : start + _SLICE]
-                collector.perform(Fail(None, rows, _STAYS, for_good=False))
-                collector.feed(GivenUp(rows))
+                collector.leave_to_the_next(rows, _STAYS)
                 await anyio.lowlevel.checkpoint()
         await background.until(lambda: not background.busy and not (self._callers and collector.has_batches))
         await self._refuse(PoolClosed(self._drained))

@@ -6,8 +6,9 @@ from functools import partial
 from .answers import Answers
 from .callers import GOING, Callers, Delivery
 from .durable import Standing
-from .engine.commands import Fail, Settle
-from .models import Lane, Row, Usage, are_ok
+from .engine.commands import Fail, LetGo, Settle
+from .errors import CarpoolError
+from .models import Failure, Lane, Row, Usage, are_ok
 from .outcomes import error_of_failure, error_of_row, response_of, responses_of
 from .resume import Resumption
 from .spending import Spending
@@ -69,14 +70,28 @@ class Settling:
         return self._callers.refuse(number, error, command.lane)
 
     def fail(self, command: Fail) -> None:
-        """Tell callers why there is no answer; a submission that the next process goes on with has not failed."""
+        """Tell callers why there is no answer."""
         rows = list(command.numbers)
-        if self._standing and not command.for_good:
-            rows = [row for row in rows if not self._standing.is_open(row)]
         for number, row in zip(self._numbers(rows), rows, strict=True):
-            attempts = command.attempts.get(row, ())
-            error = error_of_failure(command.failure, f"{self._pool}-{row}", command.batch_id, attempts)
-            self._callers.refuse(number, error)
+            self._callers.refuse(number, self._error_of(command, row))
+
+    def stay(self, rows: Sequence[int], failure: Failure) -> None:
+        """Tell callers why nothing comes of what is left to the next process; a submission has not failed."""
+        self.fail(Fail(None, [row for row in rows if not (self._standing and self._standing.is_open(row))], failure))
+
+    def let_go(self, command: LetGo) -> list[int]:
+        """Tell callers why there is no answer yet, and give those that were told; submissions go on."""
+        told: list[int] = []
+        for row in command.numbers:
+            number = row if self._resumption is None else self._resumption.number(row)
+            if number in self._callers:
+                self._callers.expire(number, self._error_of(command, row), "failed")
+                told.append(number)
+        return told
+
+    def _error_of(self, command: Fail | LetGo, row: int) -> CarpoolError:
+        attempts = command.attempts.get(row, ())
+        return error_of_failure(command.failure, f"{self._pool}-{row}", command.batch_id, attempts)
 
     def _numbers(self, rows: Sequence[int]) -> Sequence[int]:
         return rows if self._resumption is None else self._resumption.numbers(rows)

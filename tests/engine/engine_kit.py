@@ -20,6 +20,7 @@ from carpool.engine.commands import (
     Delete,
     Discard,
     Fail,
+    LetGo,
     Record,
     SendLive,
     Settle,
@@ -543,4 +544,5 @@ def settled(commands: Iterable[Command]) -> list[int]:
 
 def failures(commands: Iterable[Command]) -> dict[int, str]:
     """Give the kinds of failure that rows were told of."""
-    return {number: command.failure.kind for command in of(commands, Fail) for number in command.numbers}
+    told = [command for command in commands if isinstance(command, Fail | LetGo)]
+    return {number: command.failure.kind for command in told for number in command.numbers}

@@ -35,6 +35,7 @@ from carpool.engine.commands import (
     Discard,
     Fail,
     Find,
+    LetGo,
     Settle,
     Upload,
 )
@@ -820,8 +821,8 @@ def test_the_lanes_tell_what_waits_and_what_is_under_way() -> None:
 
 def _reasons(commands: list[Command]) -> list[Failure]:
     reasons: list[Failure] = []
-    for command in of(commands, Fail):
-        if command.failure not in reasons:
+    for command in commands:
+        if isinstance(command, Fail | LetGo) and command.failure not in reasons:
             reasons.append(command.failure)
     return reasons
 

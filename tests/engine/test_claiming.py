@@ -456,15 +456,24 @@ def test_of_a_batch_that_was_refused_its_end_is_enough() -> None:
     assert told(shell, Released) == []
 
 
-def test_a_batch_that_is_left_to_the_next_process_holds_nothing() -> None:
+def test_a_batch_that_the_provider_denies_for_long_holds_nothing() -> None:
     shell = Shell(tokens=1_000, keeps=True)
-    key = shell.opened(1)
-    until = shell.now + 2 * VANISHED
-    while shell.engine.holds(key):
-        assert shell.now < until
+    key, until = shell.opened(1), shell.now + 3 * VANISHED
+    while shell.now < until:
         if of(shell.wait(), Check):
             shell.tell(Checked((remote(key),), []))
     assert told(shell, Released) == [Released(key)]
+    assert shell.engine.holds(key)
+
+
+def test_a_batch_that_is_out_of_reach_holds_what_it_held() -> None:
+    shell = Shell(tokens=1_000, keeps=True)
+    key, until = shell.opened(1), shell.now + 7_200
+    while shell.now < until:
+        if of(shell.wait(), Check):
+            shell.tell(Failed((key,), refused("auth")))
+    assert told(shell, Released) == []
+    assert shell.engine.holds(key)
 
 
 # --- what an earlier process left

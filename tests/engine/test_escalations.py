@@ -37,6 +37,7 @@ from carpool.engine.commands import (
     Delete,
     Fail,
     Find,
+    LetGo,
     Record,
     SendLive,
     Settle,
@@ -218,7 +219,7 @@ def test_a_live_call_that_came_to_nothing_ends_its_row_as_expired() -> None:
     shell.accept(1)
     shell.escalate(1)
     fail = only(shell.live_ended(1, None), Fail)
-    assert (fail.batch_id, fail.failure.kind, fail.for_good) == (None, "expired", True)
+    assert (fail.batch_id, fail.failure.kind) == (None, "expired")
 
 
 def test_a_live_call_that_failed_ends_its_row_by_that_failure() -> None:
@@ -546,7 +547,6 @@ LOSSES = [
     lose_by_expiry,
     lose_by_failure,
     lose_by_refusal,
-    lose_by_absence,
     lose_by_age,
     lose_by_no_model,
 ]
@@ -585,7 +585,7 @@ def test_a_row_whose_live_call_was_lost_before_its_batch_came_to_nothing_is_expi
     assert 1 not in [row for upload in of(commands, Upload) for row in rows_of(upload.batch.runs)]
 
 
-@pytest.mark.parametrize("lose", [lose for lose in LOSSES if lose is not lose_by_absence])
+@pytest.mark.parametrize("lose", LOSSES)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_segment_of_rows_that_parted_from_a_batch_that_came_to_nothing_goes_once(
     lose: Callable[[Shell, str], list[Command]], when: str
@@ -606,15 +606,19 @@ def test_the_segment_of_rows_that_parted_from_a_batch_that_came_to_nothing_goes_
     assert (shell.stats().batches, shell.stats().enqueued, shell.stats().waiting) == (0, 0, 0)
 
 
-def test_what_a_batch_leaves_behind_that_is_given_up_is_left_to_the_next_process() -> None:
+def test_a_row_whose_batch_is_out_of_reach_waits_for_its_live_answer_alone() -> None:
     shell = started()
     key = shell.opened(1, 2)
     move_on(shell)
     shell.escalate(1)
-    fail = only(lose_by_absence(shell, key), Fail)
-    assert (sorted(fail.numbers), fail.for_good) == ([2], False)
+    assert sorted(only(lose_by_absence(shell, key), LetGo).numbers) == [2]
     shell.live_ended(1)
+    assert shell.ends == Counter((1,))
     assert shell.discarded == []
+    shell.until(Check)
+    shell.finish(key, answer(1), answer(2))
+    assert shell.ends == Counter((1, 2))
+    assert shell.discarded == [1]
 
 
 @pytest.mark.parametrize("kind", ["rejected", "auth", "budget"])
@@ -767,7 +771,6 @@ def test_a_row_that_an_earlier_process_sent_live_is_expired_when_it_is_asked_for
     assert shell.stats().dormant == 1
     commands = shell.tell(Asked((1, 2)))
     assert failures(commands) == {1: "expired"}
-    assert only(commands, Fail).for_good
     assert rows_of(only(shell.tell(Flush()), Upload).batch.runs) == [2]
     assert shell.live == Counter()
 

@@ -36,6 +36,7 @@ from carpool.engine.commands import (
     Discard,
     Fail,
     Find,
+    LetGo,
     Record,
     SendLive,
     Settle,
@@ -424,10 +425,11 @@ class Process:
                 events.append(fact)
             case Settle():
                 self._see_settled(command, group)
-            case Fail(numbers=numbers, for_good=for_good):
+            case Fail(numbers=numbers):
                 self._see_ended(numbers)
-                if for_good:
-                    group.facts.append((self.now, settled(numbers)))
+                group.facts.append((self.now, settled(numbers)))
+            case LetGo():
+                pass
             case Anew(numbers=numbers):
                 self._see_anew(numbers)
             case SendLive():

@@ -70,12 +70,9 @@ def unpack(packed: bytes, custom_id: str) -> CarpoolError:
 
 
 def unmet_by(command: Fail | Settle, close: Callable[[Iterable[int]], Sequence[int]]) -> list[Unmet]:
-    """Give the facts of the submissions that a command ends without an answer; `close` says which rows are theirs.
-
-    Not those of a failure that is none for good: the next process looks again.
-    """
+    """Give the facts of the submissions that a command ends without an answer; `close` says which rows are theirs."""
     if isinstance(command, Fail):
-        parted = _by_attempts(command, close(command.numbers) if command.for_good else ())
+        parted = _by_attempts(command, close(command.numbers))
         return [
             _unmet(rows, error_of_failure(command.failure, "", command.batch_id, attempts))
             for attempts, rows in parted.items()

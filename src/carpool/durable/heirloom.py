@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
 from ..callers import Callers
+from ..clock import Clock
 from ..engine.events import Accepted, Asked, Event, Outstanding
 from ..errors import ResultMissing
 from ..journal import Stamped
@@ -26,14 +27,14 @@ class Heirloom:
         callers: Callers,
         feed: Callable[[Event], None],
         running: Callable[[Collection[int]], Collection[int]],
-        now: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._submissions = submissions
         self._standing = submissions.standing
         self._callers = callers
         self._feed = feed
         self._running = running
-        self._now = now
+        self._clock = clock
         self._rows: list[int] = []
         self._weights: dict[int, tuple[str, int]] = {}  # models and bytes, where there is a budget
         self._missing: Collection[int] = ()
@@ -54,8 +55,9 @@ class Heirloom:
 
     def _set_timeouts(self, outstanding: Outstanding, accepted: Iterable[Accepted]) -> None:
         endpoints = {row: fact.lane.endpoint for fact, row, _ in _among(accepted, outstanding.until)}
-        for row, until in outstanding.until.items():
-            self._submissions.timeouts.set(row, endpoints.get(row, ""), until, until - self._now())
+        for row, written_until in outstanding.until.items():
+            until = self._clock.read(written_until)
+            self._submissions.timeouts.set(row, endpoints.get(row, ""), until, until - self._clock.now())
 
     def ask_again(self) -> None:
         """Have what is not answered sent, now that all is told; what is under way goes on by itself."""

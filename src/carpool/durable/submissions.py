@@ -9,6 +9,7 @@ from typing import Protocol
 import anyio
 
 from ..callers import Callers
+from ..clock import Clock
 from ..config import Escalate
 from ..engine.commands import Fail, Settle
 from ..engine.events import Acked, Event, Settled, Submission, Submitted, Unclaimed, Unmet
@@ -44,7 +45,7 @@ class Lanes(Protocol):
 class Submissions:
     """Follow what was submitted; all methods belong to the pool's event loop.
 
-    `pool` prefixes the custom_ids; `record` has facts written down, `start` runs a step, `now` tells the time.
+    `pool` prefixes the custom_ids; `record` has facts written down, `start` runs a step.
     """
 
     def __init__(
@@ -55,14 +56,14 @@ class Submissions:
         callers: Callers,
         record: Callable[[Iterable[Stamped]], None],
         start: Callable[[Callable[[], Awaitable[None]]], None],
-        now: Callable[[], float],
+        clock: Clock,
         escalate: Escalate | None,
     ) -> None:
         self._pool = pool
         self._lanes = lanes
         self._callers = callers
         self._record_all = record
-        self._now = now
+        self._clock = clock
         self.standing: Standing = Standing()
         self.timeouts: Timeouts = Timeouts(self.standing.is_open, escalate)
         self._keys = Keys(
@@ -110,8 +111,9 @@ class Submissions:
         self.standing.add(row)
         timeout = entry.options.timeout
         if timeout is not None:
-            entry.until = self._now() + timeout
-            self.timeouts.set(row, entry.call.endpoint, entry.until, timeout)
+            until = self._clock.now() + timeout
+            self.timeouts.set(row, entry.call.endpoint, until, timeout)
+            entry.until = self._clock.written(until)
         self._joined.append((row, entry))
 
     def _known(self, entry: Entry, row: int) -> None:
@@ -157,7 +159,7 @@ class Submissions:
 
     def expire(self) -> None:
         """End the submissions whose timeouts are over."""
-        due = self.timeouts.expired(self._now())
+        due = self.timeouts.expired(self._clock.now())
         if due:
             error = RequestExpired(_TIMED_OUT)
             self.fail(due, error)
@@ -230,7 +232,7 @@ class Submissions:
             self._record(Acked(row, answered))
 
     def _record(self, fact: Event) -> None:
-        self._record_all([(self._now(), fact)])
+        self._record_all([(self._clock.now(), fact)])
 
     # --- the end
 

@@ -113,6 +113,8 @@ def on_failure(stage: Stage, kind: str) -> Do:
 _PATIENCE: dict[Stage, float] = {Stage.LOST: 90_000.0, Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
 _SHORT_PATIENCE = 900.0  # before the creation; and for a refused key, or what is said to be gone, at any time
 VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
+SELDOM = 300.0  # between two tries of a step that has failed for longer than that
+AGAIN = 3_600.0  # and between two creations, once their replies have been lost for so long
 OVERDUE = 172_800.0  # twice the window: a batch that is not over by then is cancelled
 CANCELLING = 3_600.0  # and ends for us, when it is not over so long after (half an hour was seen, contracts A5)
 
@@ -164,6 +166,8 @@ class Batch:
         self.opened_at: float = 0.0  # when it was created, or its reply was lost
         self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
+        self.let_go_at: float | None = None  # when whoever waited was told that it is out of reach, and it still is
+        self.has_vanished = False  # the provider denies it, and it takes no room
         self._failing_as = ""
         self.attempts: int = 0  # at the present step
         self.checks = 0
@@ -215,6 +219,16 @@ class Batch:
         failing_as = kind if kind in ("auth", "gone") else ""
         if self.failing_since is None or failing_as != self._failing_as:
             self.failing_since, self._failing_as = now, failing_as
+
+    def let_go(self, now: float) -> None:
+        """Note that whoever waited was told; those who come later are after another while."""
+        self.let_go_at, self.denied_since = self.let_go_at or now, None
+        if self.stage is not Stage.LOST:
+            self.failing_since = None
+
+    def may_be_repeated(self, now: float) -> bool:
+        """Tell whether a creation that no listing shows is due again, whose replies have been lost for long."""
+        return self.let_go_at is not None and now - self.let_go_at >= AGAIN
 
     def is_further(self, status: BatchStatus) -> bool:
         """Tell whether it stands further than what was heard of it last."""

@@ -10,6 +10,7 @@ from .agenda import Agenda
 from .batch import (
     CANCELLING,
     OVERDUE,
+    SELDOM,
     VANISHED,
     Batch,
     Do,
@@ -37,7 +38,6 @@ _SHORT_PAUSE = 2.5  # times `poll_min`, doubling
 _SILENT = Failure("lost", "The provider gives no reply about the batch.")
 _LATE = 21_600.0  # seconds after which a batch is told of, where nobody knows how long others take
 _LATE_TIMES, _LATE_LEAST = 4, 1_800.0  # times what others take, but no less than so many seconds
-_VANISHED = Failure("missing", "The provider no longer knows the batch.")
 
 
 class Checking:
@@ -89,7 +89,7 @@ class Checking:
             elif remote_id in seen:
                 commands += self.heard(batch, seen[remote_id], now)
             elif now - (batch.denied_since or now) >= VANISHED:
-                commands += self._endings.give_up(batch, _VANISHED, now)
+                commands += self._endings.vanish(batch, now)
             else:
                 batch.denied_since = batch.denied_since or now
                 self._agenda.set(batch.key, now + self._nudges.pause(batch, now))
@@ -123,8 +123,11 @@ class Checking:
 
     def heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         """Hear how a batch stands."""
-        batch.denied_since = batch.failing_since = batch.awaits = None
+        batch.denied_since = batch.failing_since = batch.awaits = batch.let_go_at = None
         batch.attempts = 0
+        if batch.has_vanished:  # it takes room after all
+            batch.has_vanished = False
+            self._lanes.remember_created(batch.lane, batch.key, batch.load, batch.opened_at, now)
         if is_end(status.status) and ran(status) and not has_files(status) and batch.looks < _SHORT_READS:
             batch.looks += 1
             return self._read_later(batch, now)  # its files are named a moment later
@@ -241,7 +244,8 @@ class Checking:
             batch.attempts += 1
             if batch.stage is Stage.PACKED and failure.kind == "lost":
                 batch.again, batch.unsure_until = True, now + self._timing.lookup
-            self._agenda.set(batch.key, now + backoff(batch.attempts, spread(batch.key, batch.attempts)))
+            pause = backoff(batch.attempts, spread(batch.key, batch.attempts))
+            self._agenda.set(batch.key, now + (pause if batch.let_go_at is None else max(pause, SELDOM)))
             return []
         if do is Do.LOOK:
             batch.step(Step.LOST)

@@ -141,7 +141,7 @@ class Bill(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fail(msgspec.Struct, frozen=True, gc=False):
-    """Tell whoever awaits these numbers why there is no answer; not `for_good` where the next process looks again.
+    """Tell whoever awaits these numbers why there is no answer.
 
     Of those that were sent, and came to nothing, `attempts` tells how often.
     """
@@ -149,7 +149,15 @@ class Fail(msgspec.Struct, frozen=True, gc=False):
     batch_id: str | None
     numbers: Collection[int]
     failure: Failure
-    for_good: bool = True
+    attempts: Mapping[int, tuple[Attempt, ...]] = {}
+
+
+class LetGo(msgspec.Struct, frozen=True, gc=False):
+    """Tell whoever awaits these numbers why there is no answer yet; their batch is looked after all the same."""
+
+    batch_id: str | None
+    numbers: Collection[int]
+    failure: Failure
     attempts: Mapping[int, tuple[Attempt, ...]] = {}
 
 
@@ -200,5 +208,5 @@ class Discard(msgspec.Struct, frozen=True, gc=False):
 
 Step: TypeAlias = Upload | Claim | Create | Find | Check | Collect
 Command: TypeAlias = (
-    Record | Count | Step | SendLive | Settle | Bill | Fail | Tell | Relay | Anew | Cancel | Delete | Discard
+    Record | Count | Step | SendLive | Settle | Bill | Fail | LetGo | Tell | Relay | Anew | Cancel | Delete | Discard
 )

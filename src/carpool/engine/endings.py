@@ -5,13 +5,14 @@ from collections.abc import Set as AbstractSet
 
 from ..config import Timing
 from ..models import OUT_OF_MONEY, Attempt, Failure
-from .batch import OVERDUE, Batch, Stage
+from .agenda import Agenda
+from .batch import OVERDUE, SELDOM, Batch, Stage
 from .batches import Batches
 from .cadence import spread
-from .commands import Bill, Command, Fail, Record, Settle, Tell
+from .commands import Bill, Command, Fail, LetGo, Record, Settle, Tell
 from .escalations import LOST, Escalations
 from .events import Answered, Learned, unanswered
-from .lanes import Lanes
+from .lanes import Lanes, Name
 from .packing import Waiting
 from .retries import History, Retries, attempt_by, attempt_of, attempts_of, is_passing
 from .verdicts import condemned, for_rows, hopeless, input_unseen, left_over
@@ -21,6 +22,7 @@ _NEVER_FITS = Failure(
     "Alone, and tried many times, the request found no room: the provider counts it above its enqueued-token limit. "
     "Shorten it, or use another model.",
 )
+_VANISHED = Failure("missing", "The provider no longer knows the batch.")
 ON_PURPOSE = Failure("cancelled", "The request was cancelled by Pool.cancel.")
 _BARRED = 600.0  # seconds for which a lane takes nothing that has no hope, before it is tried again
 
@@ -36,6 +38,7 @@ class Endings:
         lanes: Lanes,
         retries: Retries,
         escalations: Escalations,
+        agenda: Agenda[Name],
     ) -> None:
         self._pool = pool
         self._timing = timing
@@ -43,6 +46,7 @@ class Endings:
         self._lanes = lanes
         self._retries = retries
         self._escalations = escalations
+        self._agenda = agenda
 
     # --- rows
 
@@ -150,20 +154,36 @@ class Endings:
         dropped = self._batches.drop(batch, list(rest), now, keep_files=keep_files)
         return [*kept, *failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
 
-    def give_up(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
-        """Tell whoever waits, and leave a batch that may be paid for to the next process: no end is recorded."""
+    def let_go(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+        """Tell whoever waits why there is no answer yet, and look seldom for a batch that may be paid for.
+
+        It keeps its room, and submissions go on waiting for it; who asks for its rows again waits for them again. When
+        the provider has been given twice its window, it ends.
+        """
         if now - batch.packed_at >= OVERDUE:
             return self.end(batch, failure, now, keep_files=True)
-        _, left = self._rest(batch)
-        failed = self._fail(batch, left, failure, for_good=False)
-        self._batches.forget(batch, now)
-        return [*failed, *self._batches.released(batch), *self._batches.make_room(batch.lane.queue, now)]
+        message = f"Batch {batch.remote_id or batch.key} is out of reach, and looked for: {failure.message}"
+        told = [Tell("late", message, batch.lane, batch.remote_id)] if batch.let_go_at is None else []
+        batch.let_go(now)
+        self._agenda.set(batch.key, now + SELDOM)
+        awaited = batch.open - batch.abandoned
+        awaited -= self._escalations.flying(awaited)
+        return [*told, LetGo(batch.remote_id, awaited, failure, self._attempts(batch, awaited, failure))]
+
+    def vanish(self, batch: Batch, now: float) -> list[Command]:
+        """Let go of a batch that the provider has denied for long: it takes no room while it does."""
+        left = self.let_go(batch, _VANISHED, now)
+        if batch.stage is Stage.DONE or batch.has_vanished:
+            return left
+        batch.has_vanished = True
+        self._lanes[batch.lane].ledger.forget(batch.key, now)
+        return [*left, *self._batches.released(batch), *self._batches.make_room(batch.lane.queue, now)]
 
     def failed_for_good(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         """Tell the rows of a batch why its step failed."""
         failure = for_rows(batch.stage, failure)
         if batch.stage not in (Stage.PACKED, Stage.UPLOADED):
-            return self.give_up(batch, failure, now)
+            return self.let_go(batch, failure, now)
         if failure.kind == "budget":
             return self.give_up_lane(batch, failure, now)
         return self._refuse(batch, failure, now) if failure.kind == "rejected" else self.end(batch, failure, now)
@@ -179,13 +199,15 @@ class Endings:
         rest.drop(apart)
         return rest, batch.open - apart
 
-    def _fail(self, batch: Batch, rows: AbstractSet[int], failure: Failure, *, for_good: bool = True) -> list[Command]:
+    def _fail(self, batch: Batch, rows: AbstractSet[int], failure: Failure) -> list[Command]:
         if not rows:
             return []
-        attempt = attempt_by(failure, batch.remote_id)
         self._lanes.ended(batch.lane, failed=len(rows))
-        attempts = {} if batch.remote_id is None else self._histories(batch, rows, attempt)
-        return [Fail(batch.remote_id, frozenset(rows), failure, for_good, attempts)]
+        return [Fail(batch.remote_id, frozenset(rows), failure, self._attempts(batch, rows, failure))]
+
+    def _attempts(self, batch: Batch, rows: AbstractSet[int], failure: Failure) -> dict[int, History]:
+        """Give what became of rows each time that they were sent, this one included where their batch was created."""
+        return {} if batch.remote_id is None else self._histories(batch, rows, attempt_by(failure, batch.remote_id))
 
     def _histories(self, batch: Batch, rows: AbstractSet[int], attempt: Attempt) -> dict[int, History]:
         failed = attempts_of(batch.failed, rows, batch.remote_id or "")

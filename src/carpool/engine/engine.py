@@ -105,7 +105,9 @@ class Engine:
         self._batches = Batches(self._lanes, self._agenda, self._rounds, timing.lookup, claims=keeps)
         self._retries = Retries(retry)
         self._escalations = Escalations(self._lanes, self._batches, keeps=keeps)
-        self._endings = Endings(pool, timing, self._batches, self._lanes, self._retries, self._escalations)
+        self._endings = Endings(
+            pool, timing, self._batches, self._lanes, self._retries, self._escalations, self._agenda
+        )
         self._claiming = Claiming(timing, self._batches, self._lanes, self._endings)
         self._nudges = Nudges(timing, self._batches, self._agenda, keeps=keeps)
         self._checking = Checking(
@@ -337,10 +339,12 @@ class Engine:
         commands: list[Command] = []
         for batch in map(self._batches.__getitem__, event.keys):
             searched = event.at - batch.opened_at >= self._timing.lookup
-            if searched and now - (batch.failing_since or now) >= patience(Stage.UPLOADED, "lost"):
-                commands += self._endings.give_up(batch, _NO_REPLY, now)
+            for_long = now - (batch.failing_since or now) >= patience(Stage.UPLOADED, "lost")
+            if searched and for_long and not batch.may_be_repeated(now):
+                commands += self._endings.let_go(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
+                batch.let_go_at = now if for_long else None
                 if batch.revoked:
                     commands += self._endings.stop(batch, now)
                     continue

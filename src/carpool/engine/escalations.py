@@ -136,7 +136,7 @@ class Escalations:
         """Forget the rows that end by these commands."""
         if self._sent:
             for command in commands:
-                if isinstance(command, Settle) or (isinstance(command, Fail) and command.for_good):
+                if isinstance(command, Settle | Fail):
                     self._sent.difference_update(command.numbers)
         return commands
 

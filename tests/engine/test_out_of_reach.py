@@ -1,0 +1,171 @@
+"""A batch that may be paid for and cannot be reached: whoever waits is told, and it is looked for until it is back."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from engine_kit import LANE, NOW, Shell, answer, failures, of, only, refused, remote, status
+
+from carpool.engine.batch import AGAIN, OVERDUE, SELDOM
+from carpool.engine.commands import Anew, Cancel, Check, Collect, Command, Create, Fail, Find, Upload
+from carpool.engine.events import Abandoned, Asked, Checked, Created, Event, Failed, Flush, NotFound, Revoked, Uploaded
+
+Fails = Callable[[Shell, str], Event]
+
+
+def denied(shell: Shell, key: str) -> Event:
+    return Checked((remote(key),), [])
+
+
+def locked_out(shell: Shell, key: str) -> Event:
+    return Failed((key,), refused("auth"))
+
+
+def unreachable(shell: Shell, key: str) -> Event:
+    return Failed((key,), refused("busy"))
+
+
+def refuses(shell: Shell, key: str) -> Event:
+    return Failed((key,), refused("rejected"))
+
+
+def fail_until(shell: Shell, key: str, fails: Fails, until: float) -> tuple[list[Command], list[float]]:
+    """Let whatever is tried fail; gives what was commanded, and when something was tried."""
+    said: list[Command] = []
+    tried: list[float] = []
+    while shell.now < until and shell.engine.holds(key):
+        commands = shell.wait()
+        if any(isinstance(command, Check | Collect) for command in commands):
+            tried.append(shell.now)
+            commands += shell.tell(fails(shell, key))
+        said += commands
+    return said, tried
+
+
+@pytest.mark.parametrize(
+    ("fails", "after", "holds_room"), [(denied, 600, False), (locked_out, 900, True), (unreachable, 90_000, True)]
+)
+def test_callers_are_told_and_the_batch_is_looked_for_until_it_is_back(
+    fails: Fails, after: float, holds_room: bool
+) -> None:
+    shell = Shell(tokens=1_000)
+    key = shell.opened(1, 2)
+    said, tried = fail_until(shell, key, fails, NOW + after + 7_200)
+    assert set(failures(said)) == {1, 2}
+    assert shell.ends == Counter()
+    assert len([notice for notice in shell.notices if "out of reach" in notice.message]) == 1
+    assert max(later - earlier for earlier, later in pairwise(tried)) <= SELDOM + 1
+    assert (shell.stats().enqueued > 0) == holds_room  # what the provider denies takes none
+
+    shell.until(Check)
+    shell.tell(Checked((remote(key),), [status(key, "in_progress")]))
+    assert shell.stats().enqueued > 0
+    shell.finish(key, answer(1), answer(2))
+    assert shell.ends == Counter((1, 2))
+    assert (shell.stats().batches, shell.stats().enqueued) == (0, 0)
+    assert (shell.stats().answered, shell.stats().failed) == (2, 0)
+
+
+def brought(shell: Shell, *rows: int) -> str:
+    """Count rows, and bring them as far as their upload."""
+    key = only(shell.count(shell.accept(*rows) + shell.tell(Flush())), Upload).batch.key
+    shell.tell(Uploaded(key, "file"))
+    return key
+
+
+@pytest.mark.parametrize("fails", [denied, locked_out])
+def test_its_room_is_not_given_to_others_unless_it_is_denied(fails: Fails) -> None:
+    shell = Shell(tokens=25)
+    key = brought(shell, 1, 2)
+    shell.tell(Created(key, status(key, "validating")))
+    shell.tell(Checked((remote(key),), [status(key, "in_progress")]))
+    brought(shell, 3)
+    said, _ = fail_until(shell, key, fails, NOW + 3_600)
+    assert bool(of(said, Create)) == (fails is denied)
+
+
+def test_files_out_of_reach_are_fetched_seldom_and_in_the_end() -> None:
+    shell = Shell()
+    key = shell.ended(1, 2)
+    shell.tell(refuses(shell, key))
+    said, tried = fail_until(shell, key, refuses, NOW + 30_000)
+    assert failures(said) == {1: "missing", 2: "missing"}
+    late = [at for at in tried if at > NOW + 7_500]
+    assert min(later - earlier for earlier, later in pairwise(late)) >= SELDOM
+    shell.until(Collect)
+    shell.read_out(key, answer(1), answer(2))
+    assert shell.ends == Counter((1, 2))
+
+
+@pytest.mark.parametrize("fails", [denied, locked_out, unreachable])
+def test_after_twice_the_window_it_is_over(fails: Fails) -> None:
+    shell = Shell()
+    key = shell.opened(1, 2)
+    said, _ = fail_until(shell, key, fails, math.inf)
+    assert OVERDUE <= shell.now - NOW <= 2 * OVERDUE
+    assert sorted(only(said, Fail).numbers) == [1, 2]
+    assert not of(said, Cancel)
+
+
+def test_who_waits_for_it_again_is_told_after_the_same_while() -> None:
+    shell = Shell(keeps=True)
+    key = shell.opened(1, 2)
+    said, _ = fail_until(shell, key, locked_out, NOW + 1_200)
+    shell.tell(Abandoned(frozenset((1, 2))))
+    said, _ = fail_until(shell, key, locked_out, NOW + 2_400)
+    assert failures(said) == {}
+    begin = shell.now
+    assert not of(shell.tell(Asked((2,))), Anew)
+    while not failures(said):
+        said, _ = fail_until(shell, key, locked_out, shell.now + 1)
+    assert failures(said) == {2: "auth"}
+    assert shell.now - begin <= 900 + SELDOM
+
+
+def test_one_that_nobody_waits_for_is_cancelled_where_nothing_is_kept() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    fail_until(shell, key, locked_out, NOW + 1_200)
+    shell.tell(Abandoned(frozenset((1,))))
+    fail_until(shell, key, locked_out, NOW + 2_400)
+    shell.until(Check)
+    assert only(shell.tell(Checked((remote(key),), [status(key, "in_progress")])), Cancel).remote_id == remote(key)
+
+
+def test_one_that_is_cancelled_on_purpose_ends_when_it_is_back() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    fail_until(shell, key, locked_out, NOW + 1_200)
+    assert only(shell.tell(Revoked(None)), Cancel).remote_id == remote(key)
+    shell.until(Check)
+    assert failures(shell.finish(key, end="cancelled")) == {1: "cancelled"}
+
+
+def test_a_creation_whose_replies_are_lost_for_long_is_repeated_once_an_hour() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    created: list[float] = []
+    commands = shell.tell(Failed((key,), refused("lost")))
+    told: dict[int, str] = {}
+    while shell.now < NOW + 6 * AGAIN:
+        told |= failures(commands)
+        if of(commands, Create):
+            created.append(shell.now)
+            commands = shell.tell(Failed((key,), refused("lost")))
+        elif of(commands, Find):
+            commands = shell.tell(NotFound((key,), shell.now))
+        else:
+            commands = shell.wait()
+    assert told == {1: "failed"}
+    assert max(at for at in created if at < NOW + AGAIN) <= NOW + 900
+    late = [at for at in created if at > NOW + 900]
+    assert len(late) == 5
+    assert all(AGAIN <= later - earlier <= AGAIN + 2 * SELDOM for earlier, later in pairwise(late))
+    while not of(commands, Create):
+        commands = shell.tell(NotFound((key,), shell.now)) if of(commands, Find) else shell.wait()
+    shell.tell(Created(key, status(key, "validating")))
+    shell.finish(key, answer(1))
+    assert shell.ends == Counter((1,))
+    assert shell.stats(LANE).enqueued == 0

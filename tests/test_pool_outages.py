@@ -1,0 +1,112 @@
+"""Outages while batches run: whoever awaits is told, and all is answered in the end, paid once and within the limit."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from virtual import CHAT, body, site, world
+
+import carpool
+from carpool.testing import Pace
+
+pytestmark = pytest.mark.anyio
+
+HOUR = 3_600.0
+LIMIT = 3_000
+SLOW: dict[str, Any] = {
+    "pace": Pace(validating=1, running=3 * HOUR, finalizing=1),
+    "count": lambda _: 20,
+    "enqueued_tokens": {"*": 10 * LIMIT},
+    "api_key": "sk-known",
+}
+KEPT: dict[str, Any] = {"limits": {"gpt-5-mini": LIMIT}, "counter": lambda endpoint, model, content: 20}
+
+
+@pytest.fixture
+def anyio_backend(virtual_backend: Any) -> Any:
+    return virtual_backend
+
+
+class Outage:
+    """Have a key refused for a while."""
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+
+    def __call__(self, request: httpx2.Request) -> None:
+        is_refused = self._key is not None and request.headers["authorization"].endswith(self._key)
+        request.headers["authorization"] = "Bearer sk-revoked" if is_refused else "Bearer sk-known"
+
+    async def last(self, seconds: float, key: str = "sk-key") -> None:
+        self._key = key
+        await anyio.sleep(seconds)
+        self._key = None
+
+
+async def test_submissions_are_answered_after_the_key_was_refused_for_long(tmp_path: Path) -> None:
+    outage = Outage()
+    async with site(tmp_path, before=outage, **SLOW) as s, s.open(**KEPT) as w:
+        for number in range(120):
+            await w.pool.submit(CHAT, body(f"a {number}"), key=f"a {number}")
+        await anyio.sleep(300)
+        await outage.last(2_000)
+        await anyio.sleep(60)
+        for number in range(120):
+            await w.pool.submit(CHAT, body(f"b {number}"), key=f"b {number}")
+        keys: set[str | int | None] = set()
+        async with w.pool.outcomes() as outcomes:
+            async for outcome in outcomes:
+                assert outcome.error is None
+                keys.add(outcome.key)
+                outcome.ack()
+                if len(keys) == 240:
+                    break
+        books = s.emulator.books()
+    assert set(books.bodies.values()) == {1}
+    assert max(level.tokens for level in books.queue) <= LIMIT
+
+
+async def test_room_of_what_is_out_of_reach_is_taken_by_no_other_process(tmp_path: Path) -> None:
+    outage = Outage()
+    async with site(tmp_path, before=outage, **SLOW) as s, s.open(key="sk-mine", **KEPT) as w, s.open(**KEPT) as beside:
+        for number in range(120):
+            await w.pool.submit(CHAT, body(f"a {number}"), key=f"a {number}")
+        await anyio.sleep(300)
+        await outage.last(2_000, key="sk-mine")
+        for number in range(120):
+            await beside.pool.submit(CHAT, body(f"b {number}"), key=f"b {number}")
+        await anyio.sleep(900)
+        books = s.emulator.books()
+    assert max(level.tokens for level in books.queue) <= LIMIT
+
+
+async def test_a_call_that_was_told_takes_the_same_batch_when_it_is_made_again(tmp_path: Path) -> None:
+    outage = Outage()
+    async with site(tmp_path, before=outage, **SLOW) as s, s.open() as w:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, "one")
+            await anyio.sleep(300)
+            await outage.last(2_000)
+        assert isinstance(w.errors()["one"], carpool.AuthenticationFailed)
+        await w.ask("one")
+        stats = w.pool.stats()
+    assert w.answers() == {"one": "one"}
+    assert set(s.emulator.books().bodies.values()) == {1}
+    assert (stats.answered, stats.failed) == (1, 0)
+
+
+async def test_without_a_journal_what_nobody_awaits_any_more_is_cancelled() -> None:
+    outage = Outage()
+    async with world(before=outage, **SLOW) as w:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, "one")
+            await anyio.sleep(300)
+            await outage.last(2_000)
+        assert isinstance(w.errors()["one"], carpool.AuthenticationFailed)
+        await anyio.sleep(1_000)
+        (batch,) = w.emulator.books().batches
+        assert batch.status == "cancelled"
+        assert w.pool.stats().open == ()
+    assert not w.emulator.books().bodies
