@@ -21,6 +21,7 @@ FLOORS = [
         "vectors",
         "errors",
         "event",
+        "clock",
         "config",
         "images",
         "limits",

@@ -178,6 +178,51 @@ async def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any]) 
     assert w.emulator.books().runs == {}
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"base_url": 5}, "base_url"),
+        ({"api_key": 7}, "must be a str"),
+        ({"journal": 5}, "journal"),
+        ({"journal": b"folder"}, "journal"),
+        ({"journal": ""}, "journal"),
+        ({"thread": "yes"}, "thread"),
+        ({"keep_remote_files": 2}, "keep_remote_files"),
+    ],
+)
+def test_a_pools_settings_that_make_no_sense_are_refused_at_once(setting: dict[str, Any], said: str) -> None:
+    with pytest.raises(carpool.ConfigurationError, match=said):
+        carpool.Pool(**{"api_key": "sk-key", "base_url": "http://emulator/v1", **setting})
+
+
+@pytest.mark.parametrize("requests", [5, "one", b"one", {"model": "m"}, None])
+async def test_what_holds_no_requests_is_refused(requests: Any) -> None:
+    async with world() as w:
+        for ask in (w.pool.gather, w.pool.estimate):
+            with pytest.raises(carpool.ConfigurationError, match="iterable"):
+                await ask(requests, endpoint=CHAT)
+
+
+async def test_batches_are_cancelled_by_their_ids() -> None:
+    async with world() as w:
+        with pytest.raises(carpool.ConfigurationError, match="batch_abc123"):
+            await w.pool.cancel(5)  # type: ignore[arg-type]
+
+
+def test_a_share_is_no_more_than_all() -> None:
+    with pytest.raises(carpool.ConfigurationError, match="share"):
+        carpool.Timing(poll_fraction=2)
+
+
+async def test_a_base_url_where_nothing_is_served_is_told_of() -> None:
+    def elsewhere(request: httpx2.Request) -> None:
+        request.url = request.url.copy_with(path=request.url.path.removeprefix("/v1"))
+
+    async with world(before=elsewhere) as w:
+        with pytest.raises(carpool.ConfigurationError, match="mostly ends in /v1"):
+            await w.pool.request(CHAT, body())
+
+
 def test_settings_of_a_block_are_no_decorator_as_they_would_not_hold_in_a_coroutine() -> None:
     with pytest.raises(TypeError):
         carpool.options(timeout=1)(asyncio.sleep)  # type: ignore[operator]

@@ -590,6 +590,38 @@ def test_a_forked_process_is_told_that_the_pool_is_not_its_own() -> None:
         assert run_script(_FORKED, emulator.url).split() == ["True", "410", "end"]
 
 
+_FORKED_FROM_A_LOOP = """
+import asyncio, os, signal, sys, threading
+import carpool
+
+pool = carpool.Pool("any", sys.argv[1])
+
+def ask():
+    try:
+        asyncio.run(pool.request("/v1/chat/completions", {"model": "m", "messages": []}))
+    except carpool.PoolClosed as exc:
+        print("another process" in str(exc), flush=True)
+
+async def main():
+    async with pool:
+        if os.fork() == 0:
+            signal.alarm(10)  # ends the child where it would wait for ever
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+            os._exit(0)
+        os.wait()
+
+asyncio.run(main())
+print("end")
+"""
+
+
+def test_a_process_that_is_forked_from_an_event_loop_is_told_so_too() -> None:
+    with Emulator() as emulator:
+        assert run_script(_FORKED_FROM_A_LOOP, emulator.url).split() == ["True", "end"]
+
+
 _INTERRUPTED = """
 import logging, os, signal, sys, threading, time
 import carpool

@@ -83,12 +83,16 @@ def _header(header: str) -> tuple[str, str]:
 def _checked_key(key: Any) -> Key:
     if callable(key):
         return key  # type: ignore[no-any-return]  # what it gives is checked when it is called
-    if not isinstance(key, str) or not key.strip():
+    if key is not None and not isinstance(key, str):
+        raise ConfigurationError("The API key must be a str, or a callable that gives one.")
+    if not key or not key.strip():
         raise ConfigurationError("No API key. Pass api_key=... or set OPENAI_API_KEY.")
     return key.strip()
 
 
-def _checked_url(url: str) -> str:
+def _checked_url(url: Any) -> str:
+    if not isinstance(url, str):
+        raise _unusable()
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0

@@ -35,6 +35,8 @@ class Timing:
             value = getattr(self, field.name)
             if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
                 raise ConfigurationError(f"Timing.{field.name} must be a number of seconds, 0 or more; got {value!r}")
+        if self.poll_fraction > 1:
+            raise ConfigurationError(f"Timing.poll_fraction is a share, 1 at most; got {self.poll_fraction!r}")
         if self.linger > self.max_linger:
             raise ConfigurationError("Timing.linger must not be longer than Timing.max_linger")
         if not 0 < self.poll_min <= self.poll_max:

@@ -1,5 +1,6 @@
 """Where a pool lives: in the event loop of those who call it, or in a thread of its own."""
 
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -16,7 +17,7 @@ from .models import Body, Response
 from .options import Options
 from .session import Session
 from .settings import Settings
-from .thread import Thread
+from .thread import Thread, check_process
 from .waiter import Waiter
 
 T = TypeVar("T")
@@ -101,10 +102,12 @@ class Here:
         self._intake = session.collector.intake
         self._admission = session.collector.admission
         self._here = session.runtime.here
+        self._process = os.getpid()
 
     def _check(self) -> None:
         if self._here():
             return
+        check_process(self._process)
         self._callers.admit()
         raise ConfigurationError(
             "The pool was opened in another event loop than this call is made in. Open it with thread=True, to use it "

@@ -413,6 +413,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
         "missing",
         "failed",
         "auth",
+        "address",
         "disk",
         "budget",
         "closed",

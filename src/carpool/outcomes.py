@@ -9,6 +9,7 @@ from .errors import (
     AuthenticationFailed,
     BudgetExceeded,
     CarpoolError,
+    ConfigurationError,
     JournalError,
     LimitExceeded,
     PoolClosed,
@@ -28,6 +29,7 @@ _OF_REQUESTS: dict[str, type[RequestFailed]] = {
 }
 _OF_SETTINGS: dict[str, type[CarpoolError]] = {
     "auth": AuthenticationFailed,
+    "address": ConfigurationError,
     "disk": JournalError,
     "full": LimitExceeded,
     "budget": BudgetExceeded,

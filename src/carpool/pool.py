@@ -3,14 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
 import anyio.lowlevel
 
 from .account import Account, Key, check_same, find_account
-from .bulk import Asked, Outcomes, Reading, Source, as_request
+from .bulk import Asked, Outcomes, Reading, Source, as_request, check_iterable
 from .config import Escalate, Mode, Retry, Timing
 from .durable import Inbox, checked_key
 from .embeddings import embed
@@ -36,6 +35,8 @@ from .settings import (
     checked_count,
     checked_counter,
     checked_escalate,
+    checked_flag,
+    checked_folder,
     checked_hook,
     checked_limit,
     checked_mode,
@@ -155,10 +156,10 @@ class Pool:
             limits=KnownLimits(tier, limits),
             timing=checked_timing(timing),
             counter=checked_counter(counter),
-            folder=None if journal is None else Path(journal),
+            folder=checked_folder(journal),
             reuse=checked_reuse(reuse),
             retention=checked_retention(retention),
-            keep_remote_files=keep_remote_files,
+            keep_remote_files=checked_flag("keep_remote_files", keep_remote_files),
             mode=mode,
             ports=_ports or Ports(),
             retry=checked_retry(retry),
@@ -177,7 +178,7 @@ class Pool:
                 'budget and unbatchable="live" exclude each other: what a client sends live is not counted.'
             )
         self._timeout = None if timeout is None else checked_timeout(timeout)
-        self._thread = thread
+        self._thread = checked_flag("thread", thread)
         self._door = Door(
             account=self._account,
             ask=self.request,
@@ -318,6 +319,7 @@ class Pool:
         is cancelled, calls that wait are taken out of the queue; those that were packed into a batch run on.
         """
         home = self._open()
+        check_iterable(requests)
         entries: list[Entry | CarpoolError] = []
         awaited = 0
         try:
@@ -434,6 +436,8 @@ class Pool:
         `RequestCancelled`. Raises `ConfigurationError` for ids of which no batch of this pool is under way.
         """
         home = self._open()
+        if not all(isinstance(batch_id, str) for batch_id in batch_ids):
+            raise ConfigurationError("Batches are cancelled by their ids, each a str such as 'batch_abc123'.")
         wanted = frozenset(batch_ids) or None
         unknown = home.call(lambda: home.session.collector.cancel(wanted))
         if unknown:
@@ -445,6 +449,7 @@ class Pool:
         It counts in a worker thread, which takes `requests` one by one, and which a caller that is cancelled leaves
         behind. Raises `Unbatchable` or `LimitExceeded`.
         """
+        check_iterable(requests)
         settings = self._settings
         provider = OpenAI()
         named = (as_request(request, endpoint) for request in requests)

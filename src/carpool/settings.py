@@ -159,6 +159,23 @@ def checked_count(name: str, number: Any) -> int:
     return number
 
 
+def checked_folder(journal: Any) -> Path | None:
+    """Give the folder of a journal, None for none."""
+    if journal is None:
+        return None
+    path = os.fspath(journal) if isinstance(journal, str | os.PathLike) else None
+    if not isinstance(path, str) or not path:
+        raise ConfigurationError(f"journal must be the path of a folder, as a str or a Path, or None; got {journal!r}.")
+    return Path(path)
+
+
+def checked_flag(name: str, flag: Any) -> bool:
+    """Give True or False."""
+    if not isinstance(flag, bool):
+        raise ConfigurationError(f"{name} must be True or False; got {flag!r}.")
+    return flag
+
+
 def checked_limit(timeout: Any) -> float | None:
     """Give the seconds that something may take, None for no limit."""
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)

@@ -16,6 +16,12 @@ from .errors import PoolClosed
 T = TypeVar("T")
 
 
+def check_process(process: int) -> None:
+    """Raise `PoolClosed` in another process, which was forked from it."""
+    if os.getpid() != process:
+        raise PoolClosed("The pool was opened in another process, before this one was forked. Open one in each.")
+
+
 class Thread:
     """Run an event loop in a thread, until it is stopped; a daemon, so that who forgets it can still exit."""
 
@@ -28,8 +34,7 @@ class Thread:
 
     def check(self) -> None:
         """Raise `PoolClosed` in a forked process, which has no such thread."""
-        if os.getpid() != self._process:
-            raise PoolClosed("The pool was opened in another process, before this one was forked. Open one in each.")
+        check_process(self._process)
 
     def _run(self) -> None:
         try:

@@ -104,6 +104,16 @@ async def test_output_has_the_rights_that_files_have(tmp_path: Path) -> None:
         os.umask(before)
 
 
+async def test_what_is_remembered_of_input_its_owner_alone_may_read(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Seen(tmp_path / "out", ASKED, 0).begin()
+    finally:
+        os.umask(before)
+    (seen,) = folder_of(tmp_path / "out").glob("*.seen")
+    assert stat.S_IMODE(seen.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("name", [".", "missing/out", "/dev/null", "file/out", "loop", "x" * 300])
 async def test_what_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from carpool.cli.filerun.endings import Refused
 from carpool.cli.filerun.rows import Bad, Parser, Row, Rows
 from carpool.providers.jsonl import Lines
 
@@ -115,9 +116,15 @@ def test_what_is_no_request_is_named_as_far_as_it_can_be(line: bytes, name: byte
 
 
 def test_bare_bodies_need_an_endpoint() -> None:
-    (one,) = parsed(BODY)
-    assert isinstance(one, Bad)
-    assert "--endpoint" in one.why
+    with pytest.raises(Refused, match="--endpoint"):
+        parsed(BODY)
+
+
+def test_a_bare_body_among_rows_is_a_bad_line() -> None:
+    one, other = parsed(row(), BODY)
+    assert isinstance(one, Row)
+    assert isinstance(other, Bad)
+    assert "--endpoint" in other.why
 
 
 def test_a_row_without_a_body_is_no_bare_body() -> None:

@@ -123,6 +123,18 @@ def test_bare_bodies_are_for_the_endpoint(emulator: Emulator, tmp_path: Path) ->
     assert {row["custom_id"] for row in read(out)} == {None}
 
 
+@pytest.mark.parametrize("more", [[], ["--as-completed"], ["--text"], ["--strict"], ["--dry-run"]])
+def test_bare_bodies_without_an_endpoint_are_refused_and_with_one_answered(
+    emulator: Emulator, tmp_path: Path, more: list[str]
+) -> None:
+    source, out = write(tmp_path / "in.jsonl", [row["body"] for row in rows_of(20, LANES[2])]), tmp_path / "out.jsonl"
+    result = run(emulator, source, "-o", out, *more)
+    assert result.exit_code == 2
+    assert "--endpoint" in result.stderr
+    assert not emulator.books().routes
+    assert run(emulator, source, "-o", out, *more, "--endpoint", EMBEDDINGS).exit_code == 0
+
+
 def test_an_archive_and_a_pipe_are_read_likewise(emulator: Emulator, tmp_path: Path) -> None:
     asked = rows_of(30)
     source = write(tmp_path / "in.jsonl", asked)
@@ -412,6 +424,8 @@ def test_a_dry_run_looks_whether_output_is_ours(tmp_path: Path) -> None:
         (["-o", "out", "--base-url", "ftp://x"], "base_url"),
         (["-o", "out", "--mode", "odd"], "odd"),
         (["-o", "out", "--escalate", "odd"], "odd"),
+        (["-o", "out", "--endpoint", "chat/completions"], "no batches for the endpoint 'chat/completions'"),
+        (["--dry-run", "--endpoint", "chat/completions"], "no batches for the endpoint 'chat/completions'"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(
@@ -461,6 +475,21 @@ def test_a_wrong_key_stops_the_run_and_is_not_shown_and_the_right_one_goes_on(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert run(emulator, source, "-o", out).exit_code == 0
     check(read(out), asked)
+
+
+@pytest.mark.parametrize("more", [[], ["--as-completed"], ["--text"]])
+def test_a_base_url_where_nothing_is_served_stops_the_run_and_the_right_one_goes_on(
+    emulator: Emulator, tmp_path: Path, more: list[str]
+) -> None:
+    asked = rows_of(20, LANES[0])
+    source, out = write(tmp_path / "in.jsonl", asked), tmp_path / "out.jsonl"
+    result = run(emulator, source, "-o", out, *more, "--base-url", emulator.url.removesuffix("/v1"))
+    assert result.exit_code == 3
+    assert "mostly ends in /v1" in result.stderr
+    assert out.read_bytes() == b""
+    assert run(emulator, source, "-o", out, *more).exit_code == 0
+    assert len(out.read_bytes().splitlines()) == 20
+    check_paid_once(emulator, asked)
 
 
 @pytest.mark.parametrize("told", [b"", b"\0" * 80])

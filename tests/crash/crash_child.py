@@ -31,7 +31,9 @@ RESPONSES = "/v1/responses"
 BAD = "bad"  # what begins so is answered by an error
 TIGHT = 20  # enqueued tokens of the models "limited", which the pool is told of, and "learning", which it is not
 TOKENS = 10  # of each request
-LEFT = 3  # the exit code of a child that was left by an exception
+# The exit codes of a child: calls ended with errors that should not, a fault of its own, it was left by an exception,
+# or, whatever else came, some call had the answer of another.
+FAILED, FAULTY, LEFT, WRONG = 1, 2, 3, 4
 
 
 class Orders(msgspec.Struct, kw_only=True):
@@ -259,24 +261,40 @@ class Chunks(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
-async def run(orders: Orders, bomb: Bomb) -> list[str]:
-    """Await all answers, and say which are wrong."""
-    wrong: list[str] = []
+class Findings:
+    """Hold what is wrong with the answers: those that are others' than asked for, and errors in their place."""
+
+    def __init__(self) -> None:
+        self.wrong: list[str] = []
+        self.failed: list[str] = []
+
+    def told(self, asked: Asked, answer: str) -> None:
+        """Take an answer, in the words of the provider."""
+        if answer != ("RequestRejected" if asked.text.startswith(BAD) else asked.text):
+            self.wrong.append(f"{asked.text!r} was answered {answer!r}")
+
+    def end(self, code: int) -> int:
+        """Say what is wrong, and give the exit code of a child that would have ended with another."""
+        print(*self.wrong[:5], *self.failed[:5], sep="\n", file=sys.stderr, flush=True)
+        if self.wrong:
+            return WRONG
+        return code or (FAILED if self.failed else 0)
+
+
+async def run(orders: Orders, bomb: Bomb, findings: Findings) -> None:
+    """Await all answers, and find out which are wrong."""
     if orders.interrupt == "cancel":
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
     async def ask(pool: carpool.Pool, asked: Asked) -> None:
-        expected = "RequestRejected" if asked.text.startswith(BAD) else asked.text
         try:
-            answer = (await pool.request(asked.endpoint, asked.body)).text
+            findings.told(asked, (await pool.request(asked.endpoint, asked.body)).text)
         except carpool.RequestRejected:
-            answer = "RequestRejected"
+            findings.told(asked, "RequestRejected")
         except carpool.CarpoolError as exc:
-            answer = repr(exc)
-        if answer != expected:
-            wrong.append(f"{asked.text!r} was answered {answer!r}")
+            findings.failed.append(f"{asked.text!r} came to {exc!r}")
 
     timing = carpool.Timing(linger=0.02, max_linger=1, poll_min=0.02, poll_max=0.1, lookup=orders.lookup)
     async with (
@@ -296,7 +314,6 @@ async def run(orders: Orders, bomb: Bomb) -> list[str]:
                 if asked.wave == wave:
                     tasks.start_soon(ask, pool, asked)
             await anyio.sleep(0.06)
-    return wrong
 
 
 def live(orders: Orders) -> int:
@@ -308,12 +325,15 @@ def live(orders: Orders) -> int:
     bomb = Bomb(orders)
     watch_files(bomb)
     watch_database(bomb)
+    findings = Findings()
     try:
-        wrong = anyio.run(run, orders, bomb)
+        anyio.run(run, orders, bomb, findings)
     except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
-        return LEFT
-    print(*wrong[:5], sep="\n", file=sys.stderr, flush=True)
-    return min(len(wrong), 1)
+        return findings.end(LEFT)
+    except BaseException:  # noqa: BLE001 - it is told
+        traceback.print_exc()
+        return findings.end(FAULTY)
+    return findings.end(0)
 
 
 def serve() -> None:
@@ -326,7 +346,7 @@ def serve() -> None:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            code = 2
+            code = FAULTY
             try:
                 os.dup2(writing, 2)
                 random.seed()

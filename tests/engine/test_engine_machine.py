@@ -183,7 +183,6 @@ class EngineMachine(RuleBasedStateMachine):
         self.abandoned: set[int] = set()  # of these, those that came to an end so
         self.batches: dict[str, PackedBatch] = {}
         self.over: set[str] = set()  # batches that are done: what is left of them waits again
-        self.given_up: set[str] = set()  # of these, those that are left to the next process
         self.returned: set[str] = set()  # batches that stood in line and are packed anew
         self.ends: dict[str, str] = {}  # how batches ended, as far as was told
         self.suspects: set[int] = set()  # rows of batches that failed as a whole
@@ -251,7 +250,7 @@ class EngineMachine(RuleBasedStateMachine):
             fact = facts.popleft()
             self.see_fact(fact)
             commands = self.handle(fact)
-        self.look_for_given_up()
+        assert all(self.engine.holds(key) for key in self.batches.keys() - self.over), "nobody looks after it"
         self.look_for_kept()
 
     def see_fact(self, fact: Fact) -> None:
@@ -273,14 +272,6 @@ class EngineMachine(RuleBasedStateMachine):
         under_way = any(isinstance(step, Create | Find) and key in step.keys for step in self.steps)
         return under_way or key in self.lost_at or any(remote.key == key for remote in self.remotes.values())
 
-    def look_for_given_up(self) -> None:
-        """Take note of batches that are left to the next process: of that nothing is recorded."""
-        for key in [key for key in self.batches if key not in self.over and not self.is_held(key)]:
-            self.over.add(key)
-            self.given_up.add(key)
-            self.open.pop(key, None)
-            assert all(row in self.calls for row, place in self.places.items() if place.batch == key), "not told"
-
     def look_for_kept(self) -> None:
         """Take note of rows that were sent live in vain, and are kept for a day, or until somebody asks."""
         for row in sorted(self.places.keys() & self.engine._escalations._lost.keys()):  # noqa: SLF001 - as below
@@ -290,10 +281,6 @@ class EngineMachine(RuleBasedStateMachine):
             self.unheard.add(row)
             self.abandoned.add(row)
             self.drop(row)
-
-    def is_held(self, key: str) -> bool:
-        """Ask the engine for a batch: where all its rows are sent live, no command tells that it is given up."""
-        return self.engine._batches.get(key) is not None  # noqa: SLF001
 
     def reserved(self) -> int:
         return sum(lane.enqueued for lane in self.engine.lanes())
@@ -443,7 +430,7 @@ class EngineMachine(RuleBasedStateMachine):
         """Check what else is in the queue when a batch is created."""
         queue = batch.lane.queue
         others = [key for key in self.open if self.batches[key].lane.queue == queue and key != batch.key]
-        others = [key for key in others if self.is_held(key)]
+        others = [key for key in others if self.engine.holds(key)]
         self.open[batch.key] = sum(self.tokens[row] for row in rows_of(batch.runs))
         assert not self.exact or self.open[batch.key] <= self.limit, "a batch that never fits"
         if self.exact and others:
@@ -932,10 +919,9 @@ class EngineMachine(RuleBasedStateMachine):
         accepted = set(range(1, self.numbers + 1))
         assert set(self.ended_rows) == accepted - self.abandoned
         assert set(self.ended_rows.values()) <= {1}
-        given_up = {run.segment for key in self.given_up for run in self.batches[key].runs}
         stay = set(self.segments) - self.discarded
         growing = {segment for segment, _ in self.growing.values()}
-        assert growing <= stay <= growing | given_up | self.kept
+        assert growing <= stay <= growing | self.kept
         assert all(figures(lane)[1:] == (0, 0, 0) and lane.enqueued == 0 for lane in self.engine.lanes())
         assert not self.files & {f"file-{key}" for key in self.returned}
 

@@ -2,11 +2,13 @@
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
+import pytest
 from fuzz_kit import (
     answers,
     batches,
@@ -200,3 +202,45 @@ def test_a_stated_limit_is_a_number_or_none(message: str) -> None:
 def test_what_a_lax_server_writes_is_written_here() -> None:
     assert written({"a": [float("nan"), "\ud800"]}) == b'{"a": [NaN, "\\ud800"]}'
     assert written("\ud800", ascii_=False) == b'"\xed\xa0\x80"'
+
+
+SIZE = 4_000_000
+LONG = "\U0001f600" + SIZE * "x"  # the emoji makes each character four bytes
+
+
+def row_of(status_code: int, body: object) -> bytes:
+    row = {"custom_id": "pool-1", "response": {"status_code": status_code, "body": body}, "error": None}
+    return json.dumps(row, ensure_ascii=False).encode()
+
+
+def listing_of(content: bytes) -> list[dict[str, Any]]:
+    return replies.entries(Reply(200, content))[0]
+
+
+def refusal_of(content: bytes) -> object:
+    return replies.refusal(Reply(400, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "read", "times"),
+    [
+        (row_of(200, {"text": LONG}), jsonl.parse_row, 1),
+        (row_of(400, {"error": {"message": LONG}}), jsonl.parse_row, 16),
+        (row_of(200, json.dumps({"text": LONG}, ensure_ascii=False)), jsonl.parse_row, 16),
+        (json.dumps({"error": {"message": LONG}}, ensure_ascii=False).encode(), refusal_of, 16),
+        (row_of(400, {"error": [[]] * (SIZE // 4)}), jsonl.parse_row, 25),
+        (json.dumps({"error": [[]] * (SIZE // 4)}).encode(), refusal_of, 25),
+        (json.dumps({"data": [{}] * (SIZE // 4)}).encode(), listing_of, 25),
+    ],
+    ids=["answer", "failed", "text for a body", "refusal", "lists failed", "lists refused", "listing"],
+)
+def test_what_is_taken_apart_takes_so_many_times_its_size_at_most(
+    content: bytes, read: Callable[[bytes], object], times: int
+) -> None:
+    tracemalloc.start()
+    try:
+        read(content)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= times * len(content) + 100_000

@@ -5,7 +5,7 @@ import logging
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 import anyio
@@ -23,6 +23,8 @@ CALLS = 6
 DAYS = 40  # within which everything is over: what is retried, looked for and given up takes days of virtual time
 MOST = 5_000  # exchanges
 TIMING = carpool.Timing(poll_max=1_800.0)  # what is never said to end is asked about for days
+_ROW = re.compile(rb'"custom_id":"([^"]+)".*?text (\d+)')
+_ANSWER = re.compile(rb"to (\S+), text (\d+)")
 _ROUTE = re.compile(r"^/v1/(files|batches|chat)(?:/([^/]+))?(?:/(content|cancel|completions))?$")
 
 
@@ -70,9 +72,9 @@ class Whatever(httpx2.AsyncBaseTransport):
         return json.dumps(next((batch for batch in self._batches if batch["id"] == id_), {"id": id_})).encode()
 
     def _create(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        rows = re.findall(rb'"custom_id":"([^"]+)"', self._files.get(wanted["input_file_id"], b""))
+        rows = _ROW.findall(self._files.get(wanted["input_file_id"], b""))
         output = f"file-{len(self._files)}"
-        self._files[output] = b"".join(self._line(row.decode()) for row in rows)
+        self._files[output] = b"".join(self._line(id_.decode(), int(number)) for id_, number in rows)
         status = self._random.choice(["completed"] * 6 + ["expired", "failed", "cancelled", "odd"])
         batch = {
             "id": f"batch-{len(self._batches)}",
@@ -85,8 +87,10 @@ class Whatever(httpx2.AsyncBaseTransport):
         self._batches.append(batch)
         return batch
 
-    def _line(self, custom_id: str) -> bytes:
-        response = {"status_code": 200, "request_id": "r", "body": {"choices": [{"message": {"content": "hi"}}]}}
+    def _line(self, custom_id: str, number: int) -> bytes:
+        """Answer a row, and say which."""
+        message = {"content": f"to {custom_id}, text {number}"}
+        response = {"status_code": 200, "request_id": "r", "body": {"choices": [{"message": message}]}}
         row: dict[str, Any] = {"custom_id": custom_id, "response": response, "error": None}
         if self._random.random() > self._sane:
             self._spoil(row)
@@ -164,17 +168,20 @@ class Whatever(httpx2.AsyncBaseTransport):
         return headers | {"x-ratelimit-remaining-tokens": "0", "content-encoding": encoding, "location": location}
 
 
-async def play(seed: int, folder: Path | None, **settings: Any) -> tuple[list[object], Whatever]:
+Outcomes: TypeAlias = dict[int, object]  # by the number of the call
+
+
+async def play(seed: int, folder: Path | None, **settings: Any) -> tuple[Outcomes, Whatever]:
     """Let a pool make calls of such a server, and leave it; gives what came of them."""
     server = Whatever(seed)
     ports = Ports(run_sync=run_here, transport=server)
-    outcomes: list[object] = []
+    outcomes: Outcomes = {}
 
     async def ask(number: int) -> None:
         try:
-            outcomes.append(await pool.request(CHAT, body(f"text {number}")))
+            outcomes[number] = await pool.request(CHAT, body(f"text {number}"))
         except carpool.CarpoolError as exc:
-            outcomes.append(exc)
+            outcomes[number] = exc
 
     more = {"timing": TIMING, "progress": False, **settings}
     with anyio.fail_after(DAYS * 86_400):
@@ -185,17 +192,20 @@ async def play(seed: int, folder: Path | None, **settings: Any) -> tuple[list[ob
     return outcomes, server
 
 
-def on_virtual_time(seed: int, folder: Path | None, **settings: Any) -> tuple[list[object], Whatever]:
+def on_virtual_time(seed: int, folder: Path | None, **settings: Any) -> tuple[Outcomes, Whatever]:
     """Run it."""
     with mock.patch("random.uniform", random.Random(seed).uniform):
         return anyio.run(lambda: play(seed, folder, **settings), backend_options={"loop_factory": VirtualLoop})
 
 
-def judge(outcomes: list[object], caplog: pytest.LogCaptureFixture) -> None:
-    """Check that each call ended once, by name, and that nothing was a fault of carpool's own."""
+def judge(outcomes: Outcomes, caplog: pytest.LogCaptureFixture) -> None:
+    """Check that each call ended, by name or with its own answer, and that nothing was a fault of carpool's own."""
     assert len(outcomes) == CALLS
-    for outcome in outcomes:
+    for number, outcome in outcomes.items():
         assert isinstance(outcome, carpool.Response | carpool.CarpoolError)
+        if isinstance(outcome, carpool.Response) and (answer := _ANSWER.search(outcome.content)):
+            assert (answer[1].decode(), int(answer[2])) == (outcome.custom_id, number)
+            inputs["answers of them, that were their callers' own"] += 1
         assert repr(outcome)
         assert str(outcome)
     faults = [record for record in caplog.records if record.exc_info or "fault of carpool's own" in record.getMessage()]

@@ -249,6 +249,16 @@ def test_a_reply_that_drips_is_not_waited_for_for_ever(head: bytes, call: Call) 
     assert seconds < HOURS * 3_600
 
 
+def test_a_long_download_that_goes_on_is_waited_for() -> None:
+    """It takes 1,200 s: more than any reply may that does not come forward."""
+    megabytes, megabyte = 60, b"x" * 2**20
+    head = OK + b"Content-Length: %d\r\n\r\n" % (megabytes * len(megabyte))
+    net = Net(lambda: chain([(0.0, head)], repeat((20.0, megabyte), megabytes)))
+    reply, seconds, handed = sent(net, FETCH, fetch=True)
+    assert (reply.status, handed, net.connections) == (200, megabytes * len(megabyte), 1)
+    assert seconds == pytest.approx(1_200)
+
+
 def squeezed(first: bytes, next_: bytes) -> tuple[bytes, bytes]:
     """Begin a gzip stream, and give what goes on with it for ever: after a full flush nothing refers to what was."""
     made = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)

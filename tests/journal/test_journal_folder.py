@@ -28,7 +28,7 @@ from journal_kit import (
 )
 
 from carpool import JournalError
-from carpool.engine.events import Accepted, Delivered, Discarded, Done, Spent
+from carpool.engine.events import Accepted, Delivered, Discarded, Done, Escalated, Spent, unanswered
 from carpool.journal import Summary
 from carpool.journal.sqlite import Sqlite
 from carpool.journal.sqlite.folder import Lock, lock_path
@@ -126,11 +126,39 @@ async def test_a_disk_that_refuses_is_told_with_what_to_do(
     await (await open_sqlite(folder)).aclose()
 
 
-async def test_a_folder_belongs_to_one_account(folder: Path) -> None:
-    await (await open_sqlite(folder)).aclose()
+@pytest.mark.parametrize("what", ["packed", "created", "over", "answered", "escalated", "open"])
+async def test_a_folder_belongs_to_one_account_once_something_was_sent(folder: Path, what: str) -> None:
+    journal = await open_sqlite(folder)
+    mine = Course(journal)
+    run = mine.run(1, 2)
+    facts: dict[str, list[Any]] = {
+        "packed": [accepted(run), mine.packed(3, run)],
+        "created": [accepted(run), *mine.opened(3, run)],
+        "over": [accepted(run), *mine.opened(3, run), unanswered(mine.rows(1, 2)), Done(mine.key(3), "batch_3", None)],
+        "answered": [accepted(run), *mine.answered(3, 1, 2)],
+        "escalated": [accepted(run), Escalated(LANE, (run,))],
+        "open": [],
+    }
+    await journal.record(*((NOW, fact) for fact in facts[what]))
+    if what != "open":
+        await journal.aclose()
     with pytest.raises(JournalError, match=r"belongs to https://api\.example/v1, not to other: .*, or another folder"):
         await Sqlite.open(folder, "other", MONTH, anyio.to_thread.run_sync)
-    assert names(folder) == set()
+    await journal.aclose()
+
+
+async def test_what_only_waits_may_go_to_another_account(folder: Path) -> None:
+    journal = await open_sqlite(folder)
+    mine = Course(journal)
+    run = mine.run(1, 2)
+    packed, failed, over = mine.packed(3, run), unanswered(mine.rows(1)), Done(mine.key(3), None)  # it was not uploaded
+    await journal.record(*stamped(accepted(run), packed, failed, over))
+    await journal.aclose()
+    heir = await Sqlite.open(folder, "other", MONTH, anyio.to_thread.run_sync)
+    told = [fact for _, fact in await load(heir) if isinstance(fact, Accepted)]
+    assert [[*fact.run.rows] for fact in told] == [mine.rows(2)]
+    await heir.aclose()
+    await (await Sqlite.open(folder, "other", MONTH, anyio.to_thread.run_sync)).aclose()
 
 
 async def test_processes_that_leave_in_good_order_leave_no_lock(folder: Path) -> None:

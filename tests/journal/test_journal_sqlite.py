@@ -4,11 +4,14 @@ import asyncio
 import random
 import re
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from journal_kit import (
     LANE,
@@ -362,24 +365,60 @@ async def test_a_database_in_use_is_not_brought_forward(folder: Path, tmp_path: 
         await heir.aclose()
 
 
+# --- what is safe when a verb returns
+
+SAFE = {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1}  # 2 is FULL: each commit is synced
+
+
+async def test_the_disk_has_what_was_committed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite may leave that to chance, so that a machine that crashes loses what was told to be safe."""
+    commits: list[dict[str, Any]] = []
+
+    class Noting(sqlite3.Connection):
+        def execute(self, statement: str, /, *values: Any) -> sqlite3.Cursor:
+            if statement == "COMMIT":
+                told = [super(Noting, self).execute(f"PRAGMA {name}").fetchone()[0] for name in SAFE]
+                commits.append(dict(zip(SAFE, told, strict=True)))
+            return super().execute(statement, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **more: connect(path, factory=Noting, **more))
+    journal = await open_sqlite(folder)
+    opened = len(commits)
+    await journal.record((NOW, accepted(Course(journal).run(1))))
+    await journal.aclose()
+    assert 0 < opened < len(commits)
+    assert all(commit == SAFE for commit in commits)
+
+
 # --- threads
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_thread_that_asyncio_no_longer_waits_for_is_let_finish(folder: Path) -> None:
     """Its own cancellation passes through all shields: what comes next must wait for the thread."""
-    home = DiskHome(folder)
+    in_thread = threading.Semaphore(0)
+
+    def say_so(func: Callable[..., Any], *args: object) -> Any:
+        in_thread.release()
+        return func(*args)
+
+    async def run_sync(func: Callable[..., Any], /, *args: object) -> Any:
+        return await anyio.to_thread.run_sync(say_so, func, *args)
+
+    home = DiskHome(folder, run_sync)
     journal = await home.open()
+    await anyio.to_thread.run_sync(in_thread.acquire)
     mine = Course(journal)
     with looking_at(folder) as connection:
         connection.execute("BEGIN IMMEDIATE")
         writing = asyncio.create_task(journal.record((NOW, accepted(mine.run(1)))))
-        await asyncio.sleep(0.1)
+        await anyio.to_thread.run_sync(in_thread.acquire)
         writing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await writing
         closing_ = asyncio.create_task(journal.aclose())
-        await asyncio.sleep(0.1)
+        await anyio.to_thread.run_sync(in_thread.acquire)
         connection.execute("COMMIT")
     await closing_
     heir = await home.open()

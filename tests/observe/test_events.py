@@ -256,10 +256,13 @@ async def test_a_pool_that_is_left_tells_every_caller_and_lets_its_batches_go() 
     assert log.kinds[-1] == "closed"
 
 
-async def test_a_batch_that_the_provider_never_knows_is_given_up() -> None:
+async def test_a_batch_that_the_provider_never_knows_is_told_of_and_looked_after_until_the_pool_is_closed() -> None:
     async with watched(creation_lag=math.inf) as (w, log):
         await w.ask("one")
+        assert log.batch() == ["packed", "uploaded", "created"]
     assert log.batch() == ["packed", "uploaded", "created", "given_up"]
+    (late,) = log.of("late")
+    assert (late.batch_id, "out of reach" in late.message) == (log.of("created")[0].batch_id, True)
     (failed,) = log.of("failed")
     assert (failed.error, failed.batch_id) == ("ResultMissing", log.of("created")[0].batch_id)
 

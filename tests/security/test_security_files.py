@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
-from virtual import CHAT, body, run_here, site, world
+from virtual import CHAT, World, body, run_here, site, world
 
 import carpool
 from carpool.cli import emulate
 from carpool.providers.openai import quote_id
 from carpool.settings import Ports
-from carpool.testing import Emulator
+from carpool.testing import Emulator, Pace
 
 pytestmark = pytest.mark.anyio
 
@@ -140,42 +141,69 @@ def _ports(transport: httpx2.AsyncBaseTransport) -> Any:
 HOSTILE = ["../../../escaped", "/etc/passwd", "..", "a/../../b", "%2e%2e%2fescaped", "x?y#z", "\u2028", "-rf"]
 
 
+class Renaming(httpx2.AsyncBaseTransport):
+    """Give the batch, its input file or its output file a name of ours, and keep what was asked for."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, field: str, name: str) -> None:
+        self._inner = inner
+        self._field = field
+        self._name = name
+        self._real = ""
+        self.asked: list[str] = []
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        path = request.url.raw_path.decode()
+        self.asked.append(f"{request.method} {path}")
+        kind = "batches" if self._field == "id" else "files"
+        real = re.sub(rf"(/{kind}/){re.escape(quote_id(self._name))}(?=/|$)", rf"\1{self._real}", path)
+        assert isinstance(request.stream, httpx2.AsyncByteStream)
+        content = b"".join([part async for part in request.stream])
+        content = content.replace(json.dumps(self._name, ensure_ascii=False).encode(), b'"%b"' % self._real.encode())
+        headers = {**request.headers, "content-length": str(len(content))}
+        url = request.url.copy_with(raw_path=real.encode())
+        request = httpx2.Request(request.method, url, headers=headers, content=content)
+        response = await self._inner.handle_async_request(request)
+        if response.status_code != 200 or real.endswith("/content"):
+            return response
+        told = json.loads(await response.aread())
+        for entry in told.get("data", [told]):
+            self._rename(entry)
+        return httpx2.Response(200, json=told)
+
+    def _rename(self, entry: dict[str, Any]) -> None:
+        field = self._field
+        if entry["object"] == "file":
+            field = "id" if field == "input_file_id" and entry.get("purpose") == "batch" else ""
+        if entry.get(field):
+            self._real, entry[field] = entry[field], self._name
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
-async def test_ids_of_a_provider_are_no_paths(hostile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("field", "calls"),
+    [
+        ("id", ["GET /v1/batches/{}", "POST /v1/batches/{}/cancel"]),
+        ("input_file_id", ["DELETE /v1/files/{}"]),
+        ("output_file_id", ["GET /v1/files/{}/content", "DELETE /v1/files/{}"]),
+    ],
+)
+async def test_ids_of_a_provider_are_no_paths(hostile: str, field: str, calls: list[str], tmp_path: Path) -> None:
     """Neither on disk nor at the provider, where they would be other calls."""
-    asked: list[str] = []
-    async with site(tmp_path) as s:
-        reply = s.transport.handle_async_request
-        real: dict[str, str] = {}
-
-        async def renamed(request: httpx2.Request) -> httpx2.Response:
-            asked.append(request.url.raw_path.decode())
-            for name, id_ in real.items():
-                if f"/files/{name}/" in asked[-1]:
-                    request.url = request.url.copy_with(raw_path=asked[-1].replace(name, id_).encode())
-            response: httpx2.Response = await reply(request)
-            content = await response.aread()
-            if b'"object":"batch"' not in content:
-                return response
-            told = json.loads(content)
-            for batch in told.get("data", [told]):
-                if batch["output_file_id"]:
-                    real[_quoted(hostile)] = batch["output_file_id"]
-                    batch["output_file_id"] = hostile
-            return httpx2.Response(200, json=told)
-
-        monkeypatch.setattr(s.transport, "handle_async_request", renamed)
-        async with s.open() as w:
-            await w.ask("hi")
+    async with site(tmp_path, pace=Pace(running=100)) as s:
+        renaming = Renaming(s.transport, field, hostile)
+        pool = carpool.Pool("sk-key", "http://emulator/v1", journal=s.folder, progress=False, _ports=_ports(renaming))
+        async with pool, anyio.create_task_group() as tasks:
+            w = World(pool, s.emulator, s.transport)
+            tasks.start_soon(w.ask_all, ["one", "two", "three", "four"])
+            await anyio.sleep(55)
+            await pool.cancel()
         assert all(OURS.fullmatch(path.name) for path in s.folder.iterdir())
-    assert w.answers() == {"hi": "hi"}
+        assert s.emulator.books().files == ()
+    assert (len(w.answers()), len(w.errors())) == (2, 2)  # half of them had run
     assert {path.name for path in tmp_path.iterdir()} <= {"journal"}
-    for path in asked:
-        assert re.fullmatch(r"/v1/(files|batches)(/[^/?#]+(/content|/cancel)?)?(\?[^#]*)?", path), path
-
-
-def _quoted(id_: str) -> str:
-    return quote_id(id_)
+    assert {call.format(quote_id(hostile)) for call in calls} <= {*renaming.asked}
+    for asked in renaming.asked:
+        assert re.fullmatch(r"[A-Z]+ /v1/(files|batches)(/[^/?#]+(/content|/cancel)?)?(\?[^#]*)?", asked), asked
 
 
 # --- who can connect, and with how much

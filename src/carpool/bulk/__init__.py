@@ -3,7 +3,7 @@
 from .errands import Errands
 from .far import FarStream, here
 from .outcomes import Outcomes
-from .reading import Far, Reading, Source
+from .reading import Far, Reading, Source, check_iterable
 from .rows import Asked, as_request
 from .shelf import Shelf
 from .stream import Port, Reader, Stream
@@ -21,5 +21,6 @@ __all__ = [
     "Source",
     "Stream",
     "as_request",
+    "check_iterable",
     "here",
 ]

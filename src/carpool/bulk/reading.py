@@ -81,8 +81,7 @@ class Reading:
         *,
         keep: bool,
     ) -> None:
-        if isinstance(source, str | bytes | Mapping) or not _is_iterable(source):
-            raise ConfigurationError(f"Requests must be an iterable, or an async one, not a {type(source).__name__}.")
+        check_iterable(source, or_async=True)
         self.kept: dict[int, Asked] | None = {} if keep else None
         self.given: deque[Outcome] = deque()
         self.error: BaseException | None = None  # of the source's own
@@ -239,5 +238,9 @@ class Reading:
             self._over.set()
 
 
-def _is_iterable(source: object) -> bool:
-    return hasattr(source, "__iter__") or hasattr(source, "__aiter__")
+def check_iterable(source: object, *, or_async: bool = False) -> None:
+    """Raise `ConfigurationError` for what holds no requests, such as a single body."""
+    good = hasattr(source, "__iter__") or (or_async and hasattr(source, "__aiter__"))
+    if not good or isinstance(source, str | bytes | Mapping):
+        kinds = "an iterable, or an async one" if or_async else "an iterable"
+        raise ConfigurationError(f"Requests must be {kinds}, not a {type(source).__name__}.")

@@ -25,6 +25,7 @@ from .filerun.forecast import HEAD, Settings, cells, forecast, forecast_json, in
 from .filerun.output import scan
 from .filerun.reading import Input
 from .filerun.resuming import Begun
+from .filerun.rows import check_endpoint
 from .filerun.shell import Ended, Order
 from .filerun.shell import run as run_file
 from .filerun.stopping import Stop
@@ -112,6 +113,7 @@ def run(
     if text and as_completed:
         raise ended(2, "--text and --as-completed exclude each other: nobody could tell whose text is whose")
     with _ending(), closing(_open(source)) as opened:
+        check_endpoint(endpoint)
         tally = Tally(opened.name, say)
         settings = _settings(
             base_url=base_url,

@@ -11,6 +11,7 @@ from ..errors import (
     AuthenticationFailed,
     BudgetExceeded,
     CarpoolError,
+    ConfigurationError,
     JournalError,
     LimitExceeded,
     RequestCancelled,
@@ -26,7 +27,8 @@ _OF_REQUESTS: dict[str, type[RequestFailed]] = {
     kind.__name__: kind for kind in (RequestFailed, RequestRejected, RequestExpired, RequestCancelled, ResultMissing)
 }
 _OF_SETTINGS: dict[str, type[CarpoolError]] = {
-    kind.__name__: kind for kind in (AuthenticationFailed, JournalError, LimitExceeded, BudgetExceeded)
+    kind.__name__: kind
+    for kind in (AuthenticationFailed, ConfigurationError, JournalError, LimitExceeded, BudgetExceeded)
 }
 
 

@@ -171,7 +171,7 @@ class Endings:
         return [*told, LetGo(batch.remote_id, awaited, failure, self._attempts(batch, awaited, failure))]
 
     def vanish(self, batch: Batch, now: float) -> list[Command]:
-        """Let go of a batch that the provider has denied for long: it takes no room while it does."""
+        """Let go of a batch that the provider has denied for long, and that takes no room as long as it does."""
         left = self.let_go(batch, _VANISHED, now)
         if batch.stage is Stage.DONE or batch.has_vanished:
             return left

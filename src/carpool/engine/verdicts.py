@@ -11,7 +11,7 @@ from .batch import Stage
 
 def for_rows(stage: Stage, failure: Failure) -> Failure:
     """Say to the rows of a batch why its step failed for good."""
-    if failure.kind in ("auth", "disk", "full", "failed", "budget"):
+    if failure.kind in ("auth", "address", "disk", "full", "failed", "budget"):
         return failure
     if stage is Stage.LOST:
         message = f"Whether the batch was created cannot be found out: {failure.message}"

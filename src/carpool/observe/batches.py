@@ -153,7 +153,6 @@ class BatchesSeen:
             batch = self._batches[key]
             batch.lost = False
             self._tell("retried", batch, now, "No listing shows it: it is created again.")
-        self._look_for_given_up(event.keys, commands, now)
 
     def _failed(self, event: Failed, commands: Sequence[Command], now: float) -> None:
         sought = {key for command in commands if isinstance(command, Find) for key in command.keys}
@@ -165,7 +164,6 @@ class BatchesSeen:
                 self._trouble("lost", batch, event.failure, now)
             elif self._holds(batch.key):
                 self._trouble("retried", batch, event.failure, now)
-        self._look_for_given_up(event.keys, commands, now)
 
     def _trouble(self, kind: Kind, batch: _Batch, failure: Failure, now: float) -> None:
         code = failure.code or failure.kind
@@ -185,8 +183,6 @@ class BatchesSeen:
             if not is_end(status.status):
                 self._tell("status", batch, now, seconds=now - batch.at)
             self._look(batch, status, now)
-        keys = [self._keys[remote_id] for remote_id in event.remote_ids if remote_id in self._keys]
-        self._look_for_given_up(keys, commands, now)
 
     def _look(self, batch: _Batch, status: BatchStatus, now: float) -> None:
         """Tell where a status is an end."""
@@ -212,15 +208,6 @@ class BatchesSeen:
 
     def _cleared(self, event: Cleared, commands: Sequence[Command], now: float) -> None:
         self._teller.tell(Event("cleared", now, self._pool, batch=event.key))
-
-    def _look_for_given_up(self, keys: Iterable[str], commands: Sequence[Command], now: float) -> None:
-        """Tell of batches that the engine knows no longer, though they are not done."""
-        facts = [command.fact for command in commands if isinstance(command, Record)]
-        over = {fact.key for fact in facts if isinstance(fact, Done)}
-        for batch in self._known(keys):
-            if batch.key not in over and not self._holds(batch.key):
-                self._forget(batch.key)
-                self._tell("given_up", batch, now, "Nobody looks after it any more; with a journal the next process.")
 
     def closed(self, now: float) -> None:
         """Tell of batches that run on though the pool is closed."""

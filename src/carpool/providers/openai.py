@@ -143,7 +143,10 @@ class OpenAI:
         if not self._keep_files:
             form |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(_LIFE)}
         upload = Upload(_filename(batch.key), batch.runs, batch.size)
-        return replies.id_of((yield Call("POST", "/files", False, form=form, upload=upload)))
+        reply = yield Call("POST", "/files", False, form=form, upload=upload)
+        if reply.status in (404, 405):  # nobody serves this address: that is the fault of no row
+            raise CallFailed(replies.nowhere(reply))
+        return replies.id_of(reply)
 
     def uploads(self, sought: Sought) -> Flow[list[str]]:
         """Look for files by name and size."""

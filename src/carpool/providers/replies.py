@@ -119,6 +119,12 @@ def refusal(reply: Reply) -> Failure:
     return Failure("rejected", message, status, code)
 
 
+def nowhere(reply: Reply) -> Failure:
+    """Say of a refusal that the address is wrong."""
+    message = "There is no /files at the base URL, which mostly ends in /v1"
+    return Failure("address", f"{message}: {refusal(reply).message}", reply.status)
+
+
 def live(reply: Reply) -> Row:
     """Read the reply to a live call as the row that a batch would have held; `CallFailed` where the key is refused."""
     if 200 <= reply.status < 300:
@@ -148,7 +154,7 @@ def _described(body: bytes) -> tuple[str | None, str]:
 
 
 def _excerpt(body: bytes) -> str:
-    text = body[:300].decode(errors="replace").strip()
+    text = " ".join(body[:300].decode(errors="replace").split())
     return text + "..." if len(body) > 300 else text
 
 

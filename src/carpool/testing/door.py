@@ -65,7 +65,18 @@ class Door:
             return self._app
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         key = given.removeprefix("Bearer ").strip()
-        return self._app if key == self._api_key else refusal(_wrong_key(key))
+        return self._app if key == self._api_key else _refusing(_wrong_key(key))
+
+
+def _refusing(refused: Refused) -> ASGIApp:
+    """Read a request to its end, and refuse it: else the connection breaks, and often before the reply is read."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await refusal(refused)(scope, receive, send)
+
+    return refuse
 
 
 def _signed(send: Send, request_id: str) -> Send:

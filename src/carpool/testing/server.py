@@ -1,13 +1,14 @@
 """The routes, on Starlette."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
@@ -246,12 +247,21 @@ def _json(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
 
 
+async def _read_out(request: Request) -> None:
+    """Read a request to its end before it is refused: else the connection breaks, often before the reply is read."""
+    with suppress(ClientDisconnect):
+        async for _ in request.stream():
+            pass
+
+
 async def _on_error(request: Request, exc: Exception) -> Response:
     match exc:
         case Refused():
             return refusal(exc)
         case HTTPException(status_code=405):
+            await _read_out(request)
             message = f"Not allowed to {request.method} on {request.url.path}."
             return refusal(Refused(405, message, code="method_not_supported"))
         case _:
+            await _read_out(request)
             return refusal(Refused(404, f"Invalid URL ({request.method} {request.url.path})", code="unknown_url"))

@@ -42,6 +42,11 @@ def read_seen(path: Path, mark: bytes) -> "array[int] | None":
     return seen
 
 
+def _private(path: str, flags: int) -> int:
+    """Open a file, which its owner alone may read where it is made."""
+    return os.open(path, flags, 0o600)
+
+
 def _seen_path(path: Path, mark: bytes) -> Path:
     return folder_of(path) / f"{mark.decode()}.seen"
 
@@ -68,7 +73,7 @@ class Seen:
             raise Refused(
                 f"{self._folder} tells of answers that were asked for: with --mode emulate, name another OUTPUT."
             )
-        with self._path.open("ab") as file:
+        with open(self._path, "ab", opener=_private) as file:
             file.truncate(self._known * _SIZE)
             os.fsync(file.fileno())  # a power cut may take what is in it, and not that it was there
 
@@ -86,5 +91,5 @@ class Seen:
                 raise Stopped(f"{self._path} cannot be written: {exc.strerror}. Free some room.") from None
 
     def _write(self, signs: bytes) -> None:
-        with self._path.open("ab") as file:
+        with open(self._path, "ab", opener=_private) as file:
             file.write(signs)

@@ -1,11 +1,12 @@
 """How a run ends before its end."""
 
 import errno
+import re
 
 from ...errors import AuthenticationFailed, CarpoolError
 from ...models import CallFailed
-from .formats import why
 
+_KEY = re.compile(r"\bsk-\S+")
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _PASSING_OF_SQLITE = frozenset({5, 10, 13})  # SQLITE_BUSY, SQLITE_IOERR, SQLITE_FULL
 
@@ -16,6 +17,14 @@ class Refused(Exception):
 
 class Stopped(Exception):
     """Say what happened, after which the same command goes on."""
+
+
+def why(error: CarpoolError) -> str:
+    """Say what ended a run, without the key, of which a provider's refusal quotes parts."""
+    said = str(error)
+    if isinstance(error, AuthenticationFailed):
+        said = f"The provider refuses what OPENAI_API_KEY holds: {_KEY.sub('...', said)}"
+    return said if said.endswith(".") else f"{said}."
 
 
 def ending_of(error: CarpoolError) -> Refused | Stopped:

@@ -1,13 +1,11 @@
 """The rows of OUTPUT, in the provider's own format (contracts A7): pure."""
 
 import json
-import re
 from typing import Any
 
 import msgspec
 
 from ...errors import (
-    AuthenticationFailed,
     CarpoolError,
     LimitExceeded,
     RequestCancelled,
@@ -28,7 +26,6 @@ BAD = "invalid_request"
 
 _encode = msgspec.json.Encoder().encode
 _check = msgspec.json.Decoder(msgspec.Raw).decode
-_KEY = re.compile(r"\bsk-\S+")
 _CODES: dict[type[CarpoolError], str] = {  # where the provider gave none
     LimitExceeded: "limit_exceeded",
     RequestCancelled: "batch_cancelled",
@@ -72,13 +69,6 @@ def code_of(error: CarpoolError) -> str:
     """Name a failure: in the provider's word, if it had one."""
     code = getattr(error, "code", None)
     return str(code) if code else _CODES.get(type(error), "request_failed")
-
-
-def why(error: CarpoolError) -> str:
-    """Say what ended a run, without the key, of which a provider's refusal quotes parts."""
-    if isinstance(error, AuthenticationFailed):
-        return f"The provider refuses what OPENAI_API_KEY holds: {_KEY.sub('...', str(error))}"
-    return str(error)
 
 
 def is_of_all(error: CarpoolError) -> bool:

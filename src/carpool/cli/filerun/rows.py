@@ -6,6 +6,7 @@ from typing import TypeAlias
 import msgspec
 
 from ...providers.openai import ENDPOINTS
+from .endings import Refused
 
 BOM = b"\xef\xbb\xbf"
 NO_NAME = b"null"
@@ -114,6 +115,8 @@ class Parser:
         try:
             name, url, body = _asked(text, self._endpoint)
         except ValueError as exc:
+            if self.number == 1 and self._endpoint is None and _is_bare(text):
+                raise Refused(f"INPUT holds bare bodies: name their endpoint, --endpoint {ENDPOINTS[0]}.") from None
             return Bad(self.number << 32 | zlib.crc32(text), line, _name_of(text), str(exc))
         return Row(self.number << 32 | zlib.crc32(body, _SEEDS[url]), line, name, url, body)
 
@@ -149,6 +152,23 @@ def _read(text: bytes) -> _Line:
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
     return entry
+
+
+def _is_bare(text: bytes) -> bool:
+    """Tell whether a line is the body of a request, and no row that names one."""
+    try:
+        entry = _read(text)
+    except ValueError:
+        return False
+    return entry.url is None and not bytes(entry.body) and bytes(entry.custom_id) == NO_NAME
+
+
+def check_endpoint(endpoint: str | None) -> None:
+    """Raise `Refused` for one that has no batches; None is none."""
+    try:
+        _checked_url(endpoint or ENDPOINTS[0])
+    except ValueError as exc:
+        raise Refused(f"--endpoint: {exc}.") from None
 
 
 def _checked_url(url: str) -> str:

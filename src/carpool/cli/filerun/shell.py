@@ -17,8 +17,7 @@ from ...settings import checked_mode
 from ...waiter import current_runtime
 from ..remote import key
 from .beside import Seen, folder_of
-from .endings import Refused, Stopped, ending_of, unwritable
-from .formats import why
+from .endings import Refused, Stopped, ending_of, unwritable, why
 from .output import Output
 from .reading import Input
 from .resuming import Begun

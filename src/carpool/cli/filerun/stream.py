@@ -7,9 +7,9 @@ import anyio
 from ...errors import BudgetExceeded, CarpoolError, LimitExceeded, Unbatchable
 from ...models import Request
 from ...outcomes import Outcome
-from .endings import Stopped
+from .endings import Stopped, why
 from .flight import Flight
-from .formats import BAD, NO_TEXT, answer_row, bad_row, code_of, error_row, is_of_all, text_line, why
+from .formats import BAD, NO_TEXT, answer_row, bad_row, code_of, error_row, is_of_all, text_line
 from .output import Output
 from .rows import Bad, Row, Rows
 from .tally import Tally

@@ -24,6 +24,13 @@ from .woken import Woken
 
 _FRESH = 86_400.0  # seconds for which no file of a living process is removed
 
+# Whether anything was, or may have been, sent to the account: what only waits may go to another.
+_SENT = (
+    "SELECT EXISTS (SELECT 1 FROM batch WHERE done_at IS NULL OR batch_id IS NOT NULL)",
+    "SELECT EXISTS (SELECT 1 FROM escalated)",
+    "SELECT EXISTS (SELECT 1 FROM outcome)",
+)
+
 
 class Store:
     """Hold a journal's folder open; called from one thread at a time.
@@ -69,7 +76,10 @@ class Store:
             found = token_hex(6), account, None
             self._db.execute("INSERT INTO folder (pool, account, key_mark) VALUES (?, ?, ?)", *found)
         pool, known, key_mark = found
-        if known != account:
+        if known != account and not living(self.folder, None) and not any(map(self._db.value, _SENT)):
+            self._db.execute("UPDATE folder SET account = ?, key_mark = NULL", account)
+            key_mark = None
+        elif known != account:
             raise JournalError(
                 f"The journal in {self.folder} belongs to {known}, not to {account}: its batches would not be found. "
                 "Use that account, or another folder."
