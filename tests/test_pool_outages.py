@@ -1,5 +1,7 @@
 """Outages while batches run: whoever awaits is told, and all is answered in the end, paid once and within the limit."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from virtual import CHAT, body, site, world
 
 import carpool
+from carpool.journal.sqlite.folder import Lock
 from carpool.testing import Pace
 
 pytestmark = pytest.mark.anyio
@@ -110,3 +113,25 @@ async def test_without_a_journal_what_nobody_awaits_any_more_is_cancelled() -> N
         assert batch.status == "cancelled"
         assert w.pool.stats().open == ()
     assert not w.emulator.books().bodies
+
+
+async def test_what_the_dead_left_is_taken_over_later_where_the_folder_cannot_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with site(tmp_path) as s, s.open() as w:
+        async with s.interrupted() as other:
+            await other.pool.submit(CHAT, body("left"), key="left")
+        with monkeypatch.context() as patch:
+            patch.setattr(Lock, "take", refuse)
+            await anyio.sleep(600)
+            await w.ask("meanwhile")
+        async with w.pool.outcomes() as outcomes:
+            outcome = await anext(outcomes)
+            outcome.ack()
+    assert w.answers() == {"meanwhile": "meanwhile"}
+    assert (outcome.key, outcome.error) == ("left", None)
+    assert set(s.emulator.books().bodies.values()) == {1}
+    assert len([record for record in caplog.records if "taken over for now" in record.message]) == 1

@@ -1,12 +1,11 @@
 """What processes leave that have died is taken over: looked for now and then, and when a call may be a part of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import anyio
 
 from .engine.events import Event, Recovered
-from .errors import JournalError
 from .journal import Journal, Stamped
 
 
@@ -27,26 +26,22 @@ class Heir(Protocol):
 
 
 class Adoption:
-    """Take over for an `heir`; `lose` hears why what was taken over is told in part: nobody else will tell it."""
+    """Take over for an `heir`, all of it or nothing: what a journal could not tell to the end, it tells again."""
 
-    def __init__(self, heir: Heir, journal: Journal, lose: Callable[[JournalError], None]) -> None:
+    def __init__(self, heir: Heir, journal: Journal) -> None:
         self._heir = heir
         self._journal = journal
-        self._lose = lose
         self._turn = anyio.Lock()
 
     async def take_over(self) -> None:
-        """Take note of what processes left that have died; it goes on with `Recovered`."""
+        """Take note of what processes left that have died; it goes on with `Recovered`. Raises `JournalError`."""
+        others = await self._journal.has_others()
         told = [entry async for chunk in self._journal.load() for entry in chunk]
-        self._heir.replay(told, others=await self._journal.has_others())
+        self._heir.replay(told, others=others)  # at once: nobody else will tell it
 
     async def look(self) -> None:
-        """Look for processes that have died since, and go on with what they left."""
+        """Look for processes that have died since, and go on with what they left. Raises `JournalError`."""
         async with self._turn:
-            try:
-                await self.take_over()
-            except JournalError as exc:
-                self._lose(exc)
-            else:
-                self._heir.feed(Recovered())
-                self._heir.ask_again()
+            await self.take_over()
+            self._heir.feed(Recovered())
+            self._heir.ask_again()

@@ -154,9 +154,7 @@ class Collector:
         self.recorder: Recorder | None = None if journal is None else Recorder(journal, spool.secure, self._clock, self)
         self._answers = Answers()
         recorder = self.recorder
-        self.adoption: Adoption | None = (
-            None if journal is None or recorder is None else Adoption(self, journal, recorder.lose)
-        )
+        self.adoption: Adoption | None = None if journal is None else Adoption(self, journal)
         self.elsewhere: Elsewhere = Elsewhere(self._look_up_again, settings.timing.poll_min)
         self._resumption = self.intake.resumption = (
             None
@@ -469,7 +467,7 @@ class Collector:
             self.feed(Flush())
 
     async def _adopt(self) -> None:
-        """Take over what processes left that have died, as long as calls are answered here."""
+        """Take over what processes left that have died, as long as calls are answered here. Raises `JournalError`."""
         if self.adoption is not None and self.adopts:
             await self.adoption.look()
 

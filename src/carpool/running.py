@@ -133,11 +133,19 @@ class Running:
 
     async def _adopt(self, journal: Journal, adoption: Adoption) -> None:
         """Look from time to time for processes that have died since, and whether the key is another."""
+        failing = False
         while True:
             await anyio.sleep(self._look_again)
             if not self._collector.adopts:
                 return
-            await adoption.look()
+            try:
+                await adoption.look()
+            except JournalError as exc:
+                if not failing:
+                    log.warning("what processes left that have died is not taken over for now: %s", exc)
+                failing = True
+                continue
+            failing = False
             if self._wire.key_may_change:
                 await follow_key(journal, self._provider, self._wire)
 

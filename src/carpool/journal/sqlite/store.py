@@ -184,9 +184,9 @@ class Store:
                     self._submissions.drop_claims(untold)
                     self.intents.forget(untold)
                     self._drop_finished(untold)
-                self.told.update(untold)
             if untold or opening is not None:
                 self._tidy()
+            self.told.update(untold)
 
     def _adopt(self) -> list[int]:
         """Take over all that a dead process held, at once: nobody else may get a part of it."""
