@@ -169,3 +169,16 @@ def test_a_creation_whose_replies_are_lost_for_long_is_repeated_once_an_hour() -
     shell.finish(key, answer(1))
     assert shell.ends == Counter((1,))
     assert shell.stats(LANE).enqueued == 0
+
+
+def test_a_creation_is_repeated_at_once_after_listings_could_not_be_read() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    commands = shell.tell(Failed((key,), refused("lost")))
+    while shell.now < NOW + 7_200:
+        commands = shell.tell(Failed((key,), refused("auth"))) if of(commands, Find) else shell.wait()
+    shell.until(Find, commands)
+    begin = shell.now
+    commands = shell.tell(NotFound((key,), shell.now))
+    assert of(commands, Create)
+    assert shell.now == begin

@@ -1,7 +1,7 @@
 """The network of a process: slow, and what has left it arrives, whatever becomes of the process."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeAlias
 
 import anyio
@@ -10,8 +10,9 @@ import httpx2
 
 from .calls import CHAT, number_of
 
-_ORDERS = ("/v1/batches", CHAT)  # to send these twice is to order twice
-_LISTING = "GET", "/v1/batches"
+_BATCHES = "/v1/batches"
+_ORDERS = (_BATCHES, CHAT)  # to send these twice is to order twice
+_LISTING = "GET", _BATCHES
 _RUNS = {
     "status": "in_progress",
     "request_counts": {"total": 0, "completed": 0, "failed": 0},
@@ -44,10 +45,14 @@ class Sender(Protocol):
 class Network(httpx2.AsyncBaseTransport):
     """Carry requests of a sender to an ASGI application, whose work is done in the task group `outside`.
 
-    Where the listing is `stale`, it shows each batch for ever as it was when it began to run.
+    Where the listing is `stale`, it shows each batch for ever as it was when it began to run. While they are `locked`,
+    batches are shown to nobody.
     """
 
-    def __init__(self, sender: Sender, app: Any, outside: anyio.abc.TaskGroup, *, stale: bool) -> None:
+    def __init__(
+        self, sender: Sender, app: Any, outside: anyio.abc.TaskGroup, *, stale: bool, locked: Callable[[], bool]
+    ) -> None:
+        self._locked = locked
         self._sender = sender
         self._stale = stale
         self._app = httpx2.ASGITransport(app=app)
@@ -56,6 +61,8 @@ class Network(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await request.aread()
         await self._sender.travel()
+        if request.method == "GET" and request.url.path.startswith(_BATCHES) and self._locked():
+            return httpx2.Response(403, json={"error": {"message": "The key may not read batches."}})
         sent: _Sent = []
         arrived = anyio.Event()
         self._outside.start_soon(self._serve, request, sent, arrived)

@@ -26,6 +26,13 @@ class Full(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class Locked(msgspec.Struct, frozen=True, kw_only=True):
+    """Let nobody look at batches from `at` seconds from the beginning, for so many seconds: the key is refused."""
+
+    at: float
+    seconds: float
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Fix a world; times are in seconds, chances from 0 to 1.
 
@@ -35,9 +42,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     may `escalate`. Of the queue's limit `use` is used in the mean: where it is more than 1 the calls pile up. The pools
     may use the share `told` of it, or with 0 have to learn it; at `lowered`, unless that is 0, it becomes less. A batch
     runs for `running`; so many `creations` are allowed in an hour, and a `stale` listing does not tell what becomes of
-    them. A slow step of the disk, which is `full` at times, takes up to `disk`, one of the network up to `net`;
-    requests that change nothing are sent `twice`. `faults`, `troubles` and `lags` are the emulator's, `failing` rows
-    are by status.
+    them; batches are `locked` at times. A slow step of the disk, which is `full` at times, takes up to `disk`, one of
+    the network up to `net`; requests that change nothing are sent `twice`. `faults`, `troubles` and `lags` are the
+    emulator's, `failing` rows are by status.
     """
 
     seed: int
@@ -54,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0.0
     escalate: bool = False
     full: tuple[Full, ...] = ()
+    locked: tuple[Locked, ...] = ()
     submitted: float = 0.0
     twins: float = 0.0
     stale: bool = False
@@ -90,10 +98,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
         A tenth of an hour's may be had at once, the rest drips in.
         """
-        return self.seconds + PATIENCE + max(0, self.calls - self.creations / 10) * 4_000 / self.creations
+        locked = sum(lock.seconds + _LOOK for lock in self.locked)
+        rationed = max(0, self.calls - self.creations / 10) * 4_000 / self.creations
+        return self.seconds + locked + rationed + PATIENCE
 
 
 PATIENCE = 600.0  # seconds after the last request in which the last answer must have come
+_LOOK = 600.0  # seconds: twice as long as it may take until what could not be looked at is looked at again
 _FAULTS = {
     "lost_reply": 0.01,
     "lost_create": 0.05,
@@ -158,6 +169,7 @@ def draw(seed: int, *, small: bool = False) -> Plan:
         submitted=0.5 if chance.random() < 0.25 else 0.0,
         twins=0.3 if services > 1 and chance.random() < 0.5 else 0.0,
         stale=chance.random() < 0.1,
+        locked=tuple(_locked(chance, calls / rate)) if chance.random() < 0.1 else (),
     )
 
 
@@ -165,6 +177,11 @@ def _full(chance: random.Random, until: float) -> Iterator[Full]:
     """Draw when the disk is full."""
     for _ in range(chance.choice((1, 2))):
         yield Full(at=round(chance.uniform(0.1, 1.0) * until, 3), seconds=chance.choice((0.05, 1.0, 10.0)))
+
+
+def _locked(chance: random.Random, until: float) -> Iterator[Locked]:
+    """Draw when batches cannot be looked at: for longer than callers are left without word."""
+    yield Locked(at=round(chance.uniform(0.1, 1.0) * until, 3), seconds=chance.choice((1_000.0, 2_000.0)))
 
 
 def _stops(chance: random.Random, services: int, until: float, running: float) -> list[Stop]:

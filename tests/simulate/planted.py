@@ -19,6 +19,7 @@ from carpool.engine import checking, endings
 from carpool.engine.batch import Batch, Do, Stage
 from carpool.engine.checking import Checking
 from carpool.engine.claims import Verdict
+from carpool.engine.commands import LetGo
 from carpool.engine.endings import Endings
 from carpool.engine.engine import Engine
 from carpool.engine.escalations import Escalations
@@ -141,6 +142,12 @@ def _keeping(real: Any) -> Any:
     return forget
 
 
+def _forgetting(self: Any, batch: Batch, failure: Any, now: float) -> Any:
+    told = LetGo(batch.remote_id, batch.open, failure)
+    self._batches.forget(batch, now)
+    return [told, *self._batches.released(batch), *self._batches.make_room(batch.lane.queue, now)]
+
+
 async def _taken_over_only(self: Any) -> None:
     async with self._turn:
         await self.take_over()
@@ -178,6 +185,7 @@ PLANTED = (
     Planted("batches are never over in the journal", Facts, "_done", _giving(None)),
     # What is submitted, or sent live, or cannot be kept.
     Planted("what was submitted to the dead is forgotten", Heirloom, "remember", _giving(None)),
+    Planted("what is out of reach is forgotten", Endings, "let_go", lambda real: _forgetting),
     Planted("acks are not recorded", Submissions, "ack", _giving(None)),
     Planted("what went live before goes live again", Escalations, "remember", _giving(None)),
     Planted("what failed live rides in its batch", Batch, "holds_ended", lambda real: False),

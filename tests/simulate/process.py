@@ -47,6 +47,7 @@ class Process:
         live: float,
         twice: float,
         stale: bool,
+        locked: Callable[[], bool],
         injected: Counter[str],
         **settings: Any,
     ) -> None:
@@ -64,7 +65,7 @@ class Process:
         self.over = anyio.Event()
         self.accepted = Counter[int]()
         self.ends = Counter[int]()
-        ports = Ports(run_sync=self._run_sync, transport=Network(self, app, outside, stale=stale))
+        ports = Ports(run_sync=self._run_sync, transport=Network(self, app, outside, stale=stale, locked=locked))
         self.pool = carpool.Pool(
             "any", URL, journal=folder, progress=False, on_event=self._hear, _ports=ports, **settings
         )

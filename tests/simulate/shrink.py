@@ -21,6 +21,7 @@ _CALM: dict[str, Any] = {
     "twins": 0.0,
     "stale": False,
     "full": (),
+    "locked": (),
     "timeout": 0.0,
     "patience": 90.0,
 }

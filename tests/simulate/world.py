@@ -75,6 +75,7 @@ class World:
         self._all: list[Process] = []
         self._at: list[Process | None] = [None] * plan.services
         self._pauses = [0.1] * plan.services
+        self._locked = False
         self._settled = anyio.Event()
         self._turns = defaultdict[tuple[int, int], anyio.Lock](anyio.Lock)
         self._desk = Desk(plan, self._settle)
@@ -151,6 +152,7 @@ class World:
                     clients.start_soon(self._stop)
                     clients.start_soon(self._lower)
                     clients.start_soon(self._fill)
+                    clients.start_soon(self._lock)
                     clients.start_soon(self._come, clients)
                     await self._settled.wait()
                     clients.cancel_scope.cancel()
@@ -171,6 +173,7 @@ class World:
             live=plan.running / 4,
             twice=plan.twice,
             stale=plan.stale,
+            locked=lambda: self._locked,
             injected=self.seen.injected,
             timing=self._timing,
             counter=count,
@@ -230,6 +233,17 @@ class World:
             await anyio.sleep(full.seconds)
             self._kernel.full = False
             self._note("the disk has room")
+
+    async def _lock(self) -> None:
+        """Let nobody look at batches for a while."""
+        for lock in self._plan.locked:
+            await anyio.sleep(max(0.0, lock.at - anyio.current_time()))
+            self._note("batches are locked")
+            self.seen.injected["locked out"] += 1
+            self._locked = True
+            await anyio.sleep(lock.seconds)
+            self._locked = False
+            self._note("batches are shown again")
 
     def _end(self, process: Process, stop: Stop) -> None:
         self.seen.injected[stop.how] += 1
@@ -326,7 +340,7 @@ class World:
             except carpool.JournalError as exc:
                 self._start_again(process, exc)
                 return repr(exc)
-            except (Gone, carpool.PoolClosed) as exc:
+            except self._passing as exc:
                 return type(exc).__name__
             except carpool.RequestFailed as exc:
                 took = anyio.current_time() - start
@@ -343,6 +357,11 @@ class World:
                 return repr(exc)
             return None
         return "no patience"
+
+    @property
+    def _passing(self) -> tuple[type[Exception], ...]:
+        """Give what a client may be told that asks again."""
+        return (Gone, carpool.PoolClosed, *((carpool.AuthenticationFailed,) if self._plan.locked else ()))
 
     def _start_again(self, process: Process, exc: carpool.JournalError) -> None:
         """Have a service leave that can keep nothing any more, where the disk was full."""

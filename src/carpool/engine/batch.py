@@ -166,6 +166,7 @@ class Batch:
         self.opened_at: float = 0.0  # when it was created, or its reply was lost
         self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
+        self.unreplied_since: float | None = None  # since when creations are not replied to, and not found
         self.let_go_at: float | None = None  # when whoever waited was told that it is out of reach, and it still is
         self.has_vanished = False  # the provider denies it, and it takes no room
         self._failing_as = ""
@@ -211,8 +212,9 @@ class Batch:
         """Move on; an illegal step is a KeyError."""
         self.stage = STEPS[self.stage, step]
         self.attempts = 0
-        if step not in (Step.LOST, Step.NOT_FOUND):  # a creation that is looked for in vain has not got further
-            self.failing_since = None
+        self.failing_since = None
+        if step is Step.CREATED:
+            self.unreplied_since = None
 
     def note_failure(self, kind: str, now: float) -> None:
         """Note that the step failed; a refused key, and what is said to be gone, are timed apart from the rest."""
@@ -225,6 +227,12 @@ class Batch:
         self.let_go_at, self.denied_since = self.let_go_at or now, None
         if self.stage is not Stage.LOST:
             self.failing_since = None
+
+    def looked(self, now: float) -> None:
+        """Note that the listings can be read: while they could not, no creation was tried."""
+        if self.failing_since is not None and self.unreplied_since is not None:
+            self.unreplied_since += now - self.failing_since
+        self.failing_since = None
 
     def may_be_repeated(self, now: float) -> bool:
         """Tell whether a creation that no listing shows is due again, whose replies have been lost for long."""

@@ -249,7 +249,7 @@ class Checking:
             return []
         if do is Do.LOOK:
             batch.step(Step.LOST)
-            batch.opened_at = now
+            batch.opened_at, batch.unreplied_since = now, batch.unreplied_since or now
             return self._batches.next_steps([batch], now)
         if do is Do.REQUEUE:
             return self._endings.refused(batch, failure.limit, now)

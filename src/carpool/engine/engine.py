@@ -339,7 +339,8 @@ class Engine:
         commands: list[Command] = []
         for batch in map(self._batches.__getitem__, event.keys):
             searched = event.at - batch.opened_at >= self._timing.lookup
-            for_long = now - (batch.failing_since or now) >= patience(Stage.UPLOADED, "lost")
+            batch.looked(now)
+            for_long = now - (batch.unreplied_since or now) >= patience(Stage.UPLOADED, "lost")
             if searched and for_long and not batch.may_be_repeated(now):
                 commands += self._endings.let_go(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
@@ -363,7 +364,7 @@ class Engine:
         """Let a batch of an earlier process wait for room, which it may never have had."""
         batch.recovered = False
         self._escalations.leave(batch)
-        batch.failing_since = None  # it may stand there for hours
+        batch.unreplied_since = None  # it may stand there for hours
         self._lanes.stand_in_line(batch.lane, batch.key, batch.load, now)
         return [*self._batches.released(batch), *self._batches.make_room(batch.lane.queue, now)]
 
