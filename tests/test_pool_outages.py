@@ -100,6 +100,24 @@ async def test_a_call_that_was_told_takes_the_same_batch_when_it_is_made_again(t
     assert (stats.answered, stats.failed) == (1, 0)
 
 
+async def test_what_could_not_be_submitted_or_reached_is_told_by_a_code(tmp_path: Path) -> None:
+    class Down(Outage):
+        def __call__(self, request: httpx2.Request) -> None:
+            if self._key is not None:
+                raise httpx2.ConnectError("no route to host")
+            super().__call__(request)
+
+    outage = Down()
+    async with site(tmp_path, before=outage, **SLOW) as s, s.open() as w, anyio.create_task_group() as tasks:
+        tasks.start_soon(w.ask, "submitted")
+        await anyio.sleep(300)
+        tasks.start_soon(outage.last, 100_000)
+        await anyio.sleep(1)
+        tasks.start_soon(w.ask, "not submitted")
+    codes = {text: getattr(error, "code", None) for text, error in w.errors().items()}
+    assert codes == {"submitted": "out_of_reach", "not submitted": "not_submitted"}
+
+
 async def test_without_a_journal_what_nobody_awaits_any_more_is_cancelled() -> None:
     outage = Outage()
     async with world(before=outage, **SLOW) as w:

@@ -391,6 +391,8 @@ class FileLimits(msgspec.Struct, frozen=True, gc=False):
     creations_per_hour: int
 
 
+NOT_SUBMITTED = "not_submitted"  # code: uploads or creations failed for long, and nothing was paid
+OUT_OF_REACH = "out_of_reach"  # code: a batch cannot be reached for long, and is looked for all the same
 OUT_OF_MONEY = frozenset({"billing_hard_limit_reached", "insufficient_quota"})  # codes: the account may spend no more
 
 

@@ -142,6 +142,8 @@ def test_a_text_alone_is_a_json_string() -> None:
         ConfigurationError("x"),
         CarpoolError("it broke down"),
         RequestRejected("x", code="canary_refused"),
+        RequestFailed("x", code="not_submitted"),
+        ResultMissing("x", code="out_of_reach"),
     ],
 )
 def test_what_others_fail_by_too_is_no_row(error: CarpoolError) -> None:

@@ -3,8 +3,10 @@
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 
+from msgspec import structs
+
 from ..config import Timing
-from ..models import OUT_OF_MONEY, Attempt, Failure
+from ..models import OUT_OF_MONEY, OUT_OF_REACH, Attempt, Failure
 from .agenda import Agenda
 from .batch import OVERDUE, SELDOM, Batch, Stage
 from .batches import Batches
@@ -168,7 +170,8 @@ class Endings:
         self._agenda.set(batch.key, now + SELDOM)
         awaited = batch.open - batch.abandoned
         awaited -= self._escalations.flying(awaited)
-        return [*told, LetGo(batch.remote_id, awaited, failure, self._attempts(batch, awaited, failure))]
+        attempts = self._attempts(batch, awaited, failure)
+        return [*told, LetGo(batch.remote_id, awaited, structs.replace(failure, code=OUT_OF_REACH), attempts)]
 
     def vanish(self, batch: Batch, now: float) -> list[Command]:
         """Let go of a batch that the provider has denied for long, and that takes no room as long as it does."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import structs
 
-from ..models import OUT_OF_MONEY, BatchStatus, Failure
+from ..models import NOT_SUBMITTED, OUT_OF_MONEY, BatchStatus, Failure
 from .batch import Stage
 
 
@@ -20,7 +20,9 @@ def for_rows(stage: Stage, failure: Failure) -> Failure:
         return structs.replace(
             failure, kind="missing", message=f"The batch's answers are out of reach: {failure.message}"
         )
-    return structs.replace(failure, kind="failed" if failure.kind in ("busy", "lost") else "rejected")
+    if failure.kind in ("busy", "lost"):
+        return structs.replace(failure, kind="failed", code=NOT_SUBMITTED)
+    return structs.replace(failure, kind="rejected")
 
 
 _LEFT_OVER: dict[str, Failure] = {

@@ -14,7 +14,7 @@ from ...errors import (
     ResultMissing,
     Unbatchable,
 )
-from ...models import Response
+from ...models import NOT_SUBMITTED, OUT_OF_REACH, Response
 from ...providers.jsonl import one_line
 from .rows import ASKED, CRC
 
@@ -26,6 +26,8 @@ BAD = "invalid_request"
 
 _encode = msgspec.json.Encoder().encode
 _check = msgspec.json.Decoder(msgspec.Raw).decode
+# So fail those whose lane takes nothing any more, and those that the same command may ask for again.
+_OF_ALL = frozenset({"canary_refused", NOT_SUBMITTED, OUT_OF_REACH})
 _CODES: dict[type[CarpoolError], str] = {  # where the provider gave none
     LimitExceeded: "limit_exceeded",
     RequestCancelled: "batch_cancelled",
@@ -74,7 +76,7 @@ def code_of(error: CarpoolError) -> str:
 def is_of_all(error: CarpoolError) -> bool:
     """Tell a failure that ends the run from one of a single row."""
     if isinstance(error, RequestFailed):
-        return error.code == "canary_refused"  # so fail those whose lane takes nothing any more
+        return error.code in _OF_ALL
     return not isinstance(error, LimitExceeded | Unbatchable)
 
 
