@@ -151,8 +151,11 @@ PEAK = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.pl
 def body(number):
     return {"model": "m", "messages": [{"role": "user", "content": str(number) + "x" * SIZE}]}
 
-def spooled(folder):
-    return sum(path.stat().st_size for path in Path(folder).rglob("segment-*"))
+async def until_on_disk(folder, count):
+    def written():
+        return sum(path.stat().st_size for path in Path(folder).rglob("segment-*"))
+    while written() < count * SIZE:
+        await asyncio.sleep(0.01)
 
 async def main(url, folder):
     tempfile.tempdir = folder
@@ -161,18 +164,15 @@ async def main(url, folder):
         async def ask(number):
             return len((await pool.request("/v1/chat/completions", body(number))).content)
         first = asyncio.create_task(ask(0))
-        while spooled(folder) < SIZE:
-            await asyncio.sleep(0.01)
+        await until_on_disk(folder, 1)
         await pool.flush()
         await first
-        while spooled(folder):
-            await asyncio.sleep(0.01)
         before = PEAK()
         tasks = []
         for number in range(20):
             tasks.append(asyncio.create_task(ask(number)))
-            while spooled(folder) < SIZE * len(tasks):  # until it is on disk
-                await asyncio.sleep(0.01)
+            del number
+            await until_on_disk(folder, 1 + len(tasks))  # the first one still lies there
         await pool.flush()
         sizes = await asyncio.gather(*tasks)
         print(len(sizes), min(sizes), pool.stats().batches, PEAK() - before)

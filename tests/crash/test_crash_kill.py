@@ -46,7 +46,7 @@ def test_the_same_program_started_again(
             wrong += judge(children(orders))
             if "POST /v1/batches" in served.books().routes - routes:
                 wrong += audit(served.books(), program())
-        return first.code == 0, [f"{first.place}: {line}" for line in wrong]
+        return not first.place, [f"{first.place}: {line}" for line in wrong]
 
     wrong = at_all_instants(check)
     assert not wrong, wrong
@@ -63,7 +63,7 @@ def test_a_program_that_has_changed_meanwhile(tmp_path: Path) -> None:
             wrong += judge(children(Orders(url=served.url, folder=str(folder))))
             wrong += audit(served.books(), program())
             wrong += inspect(folder)
-        return first.code == 0, [f"{first.place}: {line}" for line in wrong]
+        return not first.place, [f"{first.place}: {line}" for line in wrong]
 
     wrong = at_all_instants(check)
     assert not wrong, wrong
