@@ -97,7 +97,7 @@ async def test_a_call_that_was_told_takes_the_same_batch_when_it_is_made_again(t
         stats = w.pool.stats()
     assert w.answers() == {"one": "one"}
     assert set(s.emulator.books().bodies.values()) == {1}
-    assert (stats.answered, stats.failed) == (1, 0)
+    assert (stats.accepted, stats.answered, stats.failed) == (2, 1, 1)
 
 
 async def test_what_could_not_be_submitted_or_reached_is_told_by_a_code(tmp_path: Path) -> None:
@@ -153,3 +153,40 @@ async def test_what_the_dead_left_is_taken_over_later_where_the_folder_cannot_be
     assert (outcome.key, outcome.error) == ("left", None)
     assert set(s.emulator.books().bodies.values()) == {1}
     assert len([record for record in caplog.records if "taken over for now" in record.message]) == 1
+
+
+PRICED: dict[str, Any] = {"prices": {"gpt-5-mini": {"input": 10.0, "output": 10.0}}, "budget": 0.8}
+DEAR = 400_000 * "x"  # 0.50 USD in a batch
+
+
+async def test_the_money_of_a_call_that_was_told_is_there_for_it_and_for_no_other(tmp_path: Path) -> None:
+    outage = Outage()
+    async with site(tmp_path, before=outage, **SLOW) as s, s.open(**PRICED) as w:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, DEAR)
+            await anyio.sleep(300)
+            await outage.last(2_000)
+        assert isinstance(w.errors().pop(DEAR), carpool.AuthenticationFailed)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, DEAR)
+            await anyio.sleep(60)
+            with pytest.raises(carpool.BudgetExceeded):
+                await w.pool.request(CHAT, body(f"{DEAR}y"))
+        assert isinstance(w.settled[DEAR], carpool.Response)
+    assert sum(s.emulator.books().bodies.values()) == 1
+
+
+async def test_calls_that_were_told_are_counted_once(tmp_path: Path) -> None:
+    outage = Outage()
+    async with site(tmp_path, before=outage, **SLOW) as s, s.open() as w:
+        async with anyio.create_task_group() as tasks:
+            with carpool.options(tags=["told"]):
+                for number in range(3):
+                    tasks.start_soon(w.ask, f"{number}")
+            await anyio.sleep(300)
+            await outage.last(2_000)
+        assert len(w.errors()) == 3
+        await anyio.sleep(4 * HOUR)  # the answers come all the same
+        stats = w.pool.stats()
+    assert (stats.accepted, stats.answered, stats.failed) == (3, 0, 3)
+    assert (stats.tags["told"].accepted, stats.tags["told"].answered, stats.tags["told"].failed) == (3, 0, 3)

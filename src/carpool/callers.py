@@ -44,6 +44,7 @@ class Callers:
         self._waiters: dict[int, Settled] = {}
         self._spans = Spans()  # of the calls that streams made
         self._tags: dict[int, tuple[str, ...]] = {}
+        self._let_go: set[int] = set()  # rows whose callers were told that they are out of reach
         self.answered: int = 0
         self.failed: int = 0
         self.by_tag: Counter[tuple[str, Literal["accepted", "answered", "failed"]]] = Counter()
@@ -167,7 +168,12 @@ class Callers:
         return True
 
     def _counts(self, number: int, given: Delivery) -> bool:
-        return given is not False or shard_of(number) == self._shard
+        if given is not False:
+            return True
+        if number in self._let_go:  # it was counted
+            self._let_go.discard(number)
+            return False
+        return shard_of(number) == self._shard
 
     def refuse(self, number: int, error: CarpoolError, lane: Lane | None = None) -> Delivery:
         """Settle a call with an error; gives whether its caller was still there, or is going."""
@@ -179,12 +185,21 @@ class Callers:
             self.seen.failed(number, error, lane)
         return told
 
-    def expire(self, number: int, error: CarpoolError, kind: Literal["expired", "failed"] = "expired") -> None:
+    def expire(self, number: int, error: CarpoolError) -> None:
         """Settle a call that waits no longer; it is counted when its row ends."""
         self._tags.pop(number, None)
         self._tell(number, error)
         if self.seen is not None:
-            self.seen.failed(number, error, None, kind)
+            self.seen.failed(number, error, None, "expired")
+
+    def let_go(self, number: int, row: int, error: CarpoolError) -> None:
+        """Settle a call with an error whose row may be answered yet; what it may cost is reserved until then."""
+        self._count(number, "failed")
+        self._tell(number, error)
+        self.failed += 1
+        self._let_go.add(row)
+        if self.seen is not None:
+            self.seen.failed(number, error, None)
 
     def _tell(self, number: int, error: CarpoolError) -> Delivery:
         waiter = self._waiters.pop(number, None)
@@ -197,6 +212,9 @@ class Callers:
 
     def release(self, numbers: Iterable[int]) -> None:
         """Note that calls came to their end, and cost nothing any more; their callers had gone."""
+        if self._let_go:
+            numbers = [*numbers]
+            self._let_go.difference_update(numbers)
         if self._budget is not None:
             for number in numbers:
                 self._budget.settled(number)
@@ -206,9 +224,15 @@ class Callers:
             self._budget.settled(number)
 
     def rename(self, number: int, row: int) -> None:
-        """Note that a call whose caller has gone is known by its row alone from now on."""
-        if self._budget is not None and row != number:
-            self._budget.rename(number, row)
+        """Note that a call whose caller has gone is known by its row alone from now on; or by another that takes it."""
+        if row != number:
+            self._let_go.discard(number)
+            if self._budget is not None:
+                self._budget.rename(number, row)
+
+    def is_paid_for(self, row: int) -> bool:
+        """Tell whether money is reserved for a row, or none has to be."""
+        return self._budget is None or row in self._budget
 
     def _count(self, number: int, end: Literal["answered", "failed"]) -> None:
         for tag in self._tags.pop(number, ()):

@@ -189,7 +189,7 @@ class Resumption:
 
     def attach(self, number: int, row: int) -> None:
         """Let a call await a row of another number."""
-        self._callers.release((row,))  # what it may cost is reserved for the call from now on
+        self._callers.rename(row, number)  # what it may cost is reserved for the call from now on
         self._row_of[number] = row
         self._number_of[row] = number
 
@@ -340,6 +340,8 @@ class Resumption:
 
     def _can_afford(self, call: Deferred, row: int) -> bool:
         """Refuse a call for which there is no money, and whose row is yet to be paid."""
+        if self._callers.is_paid_for(row):
+            return True
         error = self._callers.cannot_afford(call.number, call.model, len(call.body))
         if error is not None:
             self._put_back(row)

@@ -85,7 +85,7 @@ class Settling:
         for row in command.numbers:
             number = row if self._resumption is None else self._resumption.number(row)
             if number in self._callers:
-                self._callers.expire(number, self._error_of(command, row), "failed")
+                self._callers.let_go(number, row, self._error_of(command, row))
                 told.append(number)
         return told
 

@@ -133,7 +133,10 @@ class Budget:
     def rename(self, number: int, other: int) -> None:
         """Keep what was reserved for a call under another number."""
         if number in self._expected:
-            self._expected[other] = self._expected.pop(number)
+            self._expected[other] = self._expected.pop(number) + self._expected.get(other, 0.0)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._expected
 
     def _expect(self, model: str, size: int, *, live: bool) -> float | None:
         price = self._prices.of(model)

@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carpool.cli.filerun.formats import answer_row, as_json, bad_row, code_of, error_row, is_of_all, text_line
+from carpool.cli.filerun.formats import (
+    answer_row,
+    as_json,
+    bad_row,
+    code_of,
+    concerns_some,
+    error_row,
+    is_of_all,
+    text_line,
+)
 from carpool.errors import (
     AuthenticationFailed,
     BudgetExceeded,
@@ -162,6 +171,13 @@ def test_what_others_fail_by_too_is_no_row(error: CarpoolError) -> None:
 )
 def test_what_one_row_fails_by_is_a_row(error: CarpoolError) -> None:
     assert not is_of_all(error)
+
+
+def test_others_may_be_answered_where_the_budget_is_spent_or_a_batch_is_out_of_reach() -> None:
+    assert concerns_some(BudgetExceeded("x"))
+    assert concerns_some(ResultMissing("x", code="out_of_reach"))
+    assert not concerns_some(RequestFailed("x", code="not_submitted"))
+    assert not concerns_some(AuthenticationFailed("x"))
 
 
 def test_an_answer_that_is_no_json_is_a_text_of_its_own() -> None:

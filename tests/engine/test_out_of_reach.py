@@ -104,7 +104,7 @@ def test_after_twice_the_window_it_is_over(fails: Fails) -> None:
     shell = Shell()
     key = shell.opened(1, 2)
     said, _ = fail_until(shell, key, fails, math.inf)
-    assert OVERDUE <= shell.now - NOW <= 2 * OVERDUE
+    assert OVERDUE <= shell.now - NOW <= OVERDUE + 2 * 90_000
     assert sorted(only(said, Fail).numbers) == [1, 2]
     assert not of(said, Cancel)
 
@@ -182,3 +182,62 @@ def test_a_creation_is_repeated_at_once_after_listings_could_not_be_read() -> No
     commands = shell.tell(NotFound((key,), shell.now))
     assert of(commands, Create)
     assert shell.now == begin
+
+
+def lost_for_long(shell: Shell, key: str, until: float) -> list[Command]:
+    """Let no creation be replied to, and no listing show any; gives what was commanded."""
+    said: list[Command] = []
+    commands = shell.tell(Failed((key,), refused("lost")))
+    while shell.engine.holds(key) and (shell.now < until or any(isinstance(one, Create | Find) for one in commands)):
+        said += commands
+        if of(commands, Create):
+            commands = shell.tell(Failed((key,), refused("lost")))
+        elif of(commands, Find):
+            commands = shell.tell(NotFound((key,), shell.now))
+        else:
+            commands = shell.wait()
+    return said
+
+
+def test_what_may_have_been_created_keeps_others_back_no_longer_than_what_validates() -> None:
+    shell = Shell(tokens=None, keeps=True)  # no limit is known: one goes at a time
+    key = only(shell.count(shell.accept(1) + shell.tell(Flush())), Upload).batch.key
+    shell.tell(Uploaded(key, "file"))
+    lost_for_long(shell, key, NOW + 1_000)
+    other = only(shell.count(shell.accept(2) + shell.tell(Flush())), Upload).batch.key
+    commands = shell.tell(Uploaded(other, "file"))
+    while not [create for create in of(commands, Create) if create.batch.key == other]:
+        commands = shell.tell(NotFound((key,), shell.now)) if of(commands, Find) else shell.wait()
+    assert shell.now < NOW + 1_000 + 900
+
+
+def test_a_creation_that_nobody_awaits_any_more_is_not_repeated_where_nothing_is_kept() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    assert failures(lost_for_long(shell, key, NOW + 960)) == {1: "failed"}
+    shell.tell(Abandoned(frozenset((1,))))
+    assert not of(lost_for_long(shell, key, NOW + 3 * AGAIN), Create)
+    assert not shell.engine.holds(key)
+
+
+def test_a_creation_is_repeated_for_who_asks_again() -> None:
+    shell = Shell(keeps=True)
+    key = shell.uploaded(1).batch.key
+    lost_for_long(shell, key, NOW + 960)
+    shell.tell(Abandoned(frozenset((1,))))
+    begin = shell.now
+    shell.tell(Asked((1,)))
+    commands = shell.until(Find)
+    assert of(shell.tell(NotFound((key,), shell.now)), Create), commands
+    assert shell.now - begin <= SELDOM
+
+
+def test_one_whose_creation_is_not_replied_to_is_cancelled_at_the_next_look() -> None:
+    shell = Shell()
+    key = shell.uploaded(1).batch.key
+    lost_for_long(shell, key, NOW + 960)
+    shell.tell(Revoked(None))
+    begin = shell.now
+    shell.until(Find)
+    assert failures(shell.tell(NotFound((key,), shell.now))) == {1: "cancelled"}
+    assert shell.now - begin <= SELDOM

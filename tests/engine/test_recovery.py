@@ -737,6 +737,8 @@ def test_a_batch_out_of_reach_is_told_of_and_left_to_the_next_process() -> None:
 def test_a_batch_out_of_reach_for_twice_the_window_is_over() -> None:
     shell = fresh()
     key = shell.opened(1)
+    shell.tell(Checked((remote(key),), []), after=60 * 3_600)  # its process was not there for so long
+    assert not of(shell.tell(Checked((remote(key),), []), after=VANISHED), Fail)
     shell.tell(Checked((remote(key),), []), after=OVERDUE)
     commands = shell.tell(Checked((remote(key),), []), after=VANISHED)
     assert set(only(commands, Fail).numbers) == {1}

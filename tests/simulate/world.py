@@ -288,7 +288,7 @@ class World:
             self._note(f"call {number} at {which % self._plan.services}: {why}")
             self.seen.retried += 1
             which += 1
-            await anyio.sleep(0.3 * chance.uniform(0.5, 1.5))
+            await anyio.sleep((30.0 if self._locked else 0.3) * chance.uniform(0.5, 1.5))
 
     def _settle(self, number: int, settled: carpool.Response | carpool.RequestFailed) -> None:
         first = self.seen.settled.setdefault(number, settled)

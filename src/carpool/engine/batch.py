@@ -168,6 +168,7 @@ class Batch:
         self.failing_since: float | None = None
         self.unreplied_since: float | None = None  # since when creations are not replied to, and not found
         self.let_go_at: float | None = None  # when whoever waited was told that it is out of reach, and it still is
+        self.repeated_at: float = 0.0  # then, or when its creation was last repeated since
         self.has_vanished = False  # the provider denies it, and it takes no room
         self._failing_as = ""
         self.attempts: int = 0  # at the present step
@@ -224,7 +225,9 @@ class Batch:
 
     def let_go(self, now: float) -> None:
         """Note that whoever waited was told; those who come later are after another while."""
-        self.let_go_at, self.denied_since = self.let_go_at or now, None
+        if self.let_go_at is None:
+            self.let_go_at = self.repeated_at = now
+        self.denied_since = None
         if self.stage is not Stage.LOST:
             self.failing_since = None
 
@@ -236,7 +239,7 @@ class Batch:
 
     def may_be_repeated(self, now: float) -> bool:
         """Tell whether a creation that no listing shows is due again, whose replies have been lost for long."""
-        return self.let_go_at is not None and now - self.let_go_at >= AGAIN
+        return self.let_go_at is not None and now - self.repeated_at >= AGAIN
 
     def is_further(self, status: BatchStatus) -> bool:
         """Tell whether it stands further than what was heard of it last."""
@@ -360,6 +363,7 @@ class Batch:
         if held:
             self.abandoned -= held
             self.unawaited_since = None
+            self.repeated_at = 0.0  # it is worth another try
         if self.asked is not None:
             self.asked |= held
             if len(self.asked) + len(self.gone) >= self.total:

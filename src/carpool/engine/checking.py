@@ -125,9 +125,8 @@ class Checking:
         """Hear how a batch stands."""
         batch.denied_since = batch.failing_since = batch.awaits = batch.let_go_at = None
         batch.attempts = 0
-        if batch.has_vanished:  # it takes room after all
-            batch.has_vanished = False
-            self._lanes.remember_created(batch.lane, batch.key, batch.load, batch.opened_at, now)
+        if batch.has_vanished:
+            return [*self._endings.reappear(batch, now), *self.heard(batch, status, now)]
         if is_end(status.status) and ran(status) and not has_files(status) and batch.looks < _SHORT_READS:
             batch.looks += 1
             return self._read_later(batch, now)  # its files are named a moment later
@@ -245,7 +244,8 @@ class Checking:
             if batch.stage is Stage.PACKED and failure.kind == "lost":
                 batch.again, batch.unsure_until = True, now + self._timing.lookup
             pause = backoff(batch.attempts, spread(batch.key, batch.attempts))
-            self._agenda.set(batch.key, now + (pause if batch.let_go_at is None else max(pause, SELDOM)))
+            seldom = batch.let_go_at is not None and batch.stage is not Stage.UPLOADED
+            self._agenda.set(batch.key, now + (max(pause, SELDOM) if seldom else pause))
             return []
         if do is Do.LOOK:
             batch.step(Step.LOST)

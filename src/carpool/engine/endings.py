@@ -13,7 +13,7 @@ from .batches import Batches
 from .cadence import spread
 from .commands import Bill, Command, Fail, LetGo, Record, Settle, Tell
 from .escalations import LOST, Escalations
-from .events import Answered, Learned, unanswered
+from .events import Answered, GivenUp, Learned, Wanted, unanswered
 from .lanes import Lanes, Name
 from .packing import Waiting
 from .retries import History, Retries, attempt_by, attempt_of, attempts_of, is_passing
@@ -156,14 +156,16 @@ class Endings:
         dropped = self._batches.drop(batch, list(rest), now, keep_files=keep_files)
         return [*kept, *failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
 
-    def let_go(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+    def let_go(self, batch: Batch, failure: Failure, now: float, *, code: str = OUT_OF_REACH) -> list[Command]:
         """Tell whoever waits why there is no answer yet, and look seldom for a batch that may be paid for.
 
-        It keeps its room, and submissions go on waiting for it; who asks for its rows again waits for them again. When
-        the provider has been given twice its window, it ends.
+        It keeps its room, and submissions go on waiting for it; who asks for its rows again waits for them again. After
+        twice the provider's window it ends.
         """
-        if now - batch.packed_at >= OVERDUE:
+        if batch.let_go_at is not None and now - batch.let_go_at >= OVERDUE:
             return self.end(batch, failure, now, keep_files=True)
+        if batch.stage is Stage.LOST:
+            self._lanes[batch.lane].ledger.presume(batch.key, batch.opened_at)
         message = f"Batch {batch.remote_id or batch.key} is out of reach, and looked for: {failure.message}"
         told = [Tell("late", message, batch.lane, batch.remote_id)] if batch.let_go_at is None else []
         batch.let_go(now)
@@ -171,16 +173,23 @@ class Endings:
         awaited = batch.open - batch.abandoned
         awaited -= self._escalations.flying(awaited)
         attempts = self._attempts(batch, awaited, failure)
-        return [*told, LetGo(batch.remote_id, awaited, structs.replace(failure, code=OUT_OF_REACH), attempts)]
+        return [*told, LetGo(batch.remote_id, awaited, structs.replace(failure, code=code), attempts)]
 
     def vanish(self, batch: Batch, now: float) -> list[Command]:
-        """Let go of a batch that the provider has denied for long, and that takes no room as long as it does."""
-        left = self.let_go(batch, _VANISHED, now)
+        """Let go of a batch that the provider has denied for long: it counts as gone as long as it does."""
+        left = self.let_go(batch, _VANISHED, now, code="batch_vanished")
         if batch.stage is Stage.DONE or batch.has_vanished:
             return left
         batch.has_vanished = True
         self._lanes[batch.lane].ledger.forget(batch.key, now)
-        return [*left, *self._batches.released(batch), *self._batches.make_room(batch.lane.queue, now)]
+        gone = [Record(GivenUp((*batch.open,))), *self._batches.released(batch)]
+        return [*left, *gone, *self._batches.make_room(batch.lane.queue, now)]
+
+    def reappear(self, batch: Batch, now: float) -> list[Command]:
+        """Hear of a batch that had vanished: it takes room after all, and others may wait for it."""
+        batch.has_vanished = False
+        self._lanes.remember_created(batch.lane, batch.key, batch.load, batch.opened_at, now)
+        return [Record(Wanted((*batch.open,)))]
 
     def failed_for_good(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         """Tell the rows of a batch why its step failed."""

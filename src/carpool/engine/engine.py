@@ -341,14 +341,17 @@ class Engine:
             searched = event.at - batch.opened_at >= self._timing.lookup
             batch.looked(now)
             for_long = now - (batch.unreplied_since or now) >= patience(Stage.UPLOADED, "lost")
-            if searched and for_long and not batch.may_be_repeated(now):
+            if searched and batch.revoked and not self._leaving:
+                batch.step(Step.NOT_FOUND)
+                commands += self._endings.stop(batch, now)
+            elif searched and batch.unawaited_since is not None and self._abandon < math.inf:
+                commands += self._endings.end(batch, _NO_REPLY, now)  # nobody could be given its answers
+            elif searched and for_long and not batch.may_be_repeated(now):
                 commands += self._endings.let_go(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
-                batch.let_go_at = now if for_long else None
-                if batch.revoked:
-                    commands += self._endings.stop(batch, now)
-                    continue
+                batch.let_go_at = batch.let_go_at if for_long else None
+                batch.repeated_at = now
                 self._lanes.repeated(now)
                 commands += (
                     self._stand_in_line(batch, now) if batch.recovered else self._batches.next_steps([batch], now)

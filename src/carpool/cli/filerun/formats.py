@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from ...errors import (
+    BudgetExceeded,
     CarpoolError,
     LimitExceeded,
     RequestCancelled,
@@ -78,6 +79,11 @@ def is_of_all(error: CarpoolError) -> bool:
     if isinstance(error, RequestFailed):
         return error.code in _OF_ALL
     return not isinstance(error, LimitExceeded | Unbatchable)
+
+
+def concerns_some(error: CarpoolError) -> bool:
+    """Tell whether rows that are under way may be answered though others fail so."""
+    return isinstance(error, BudgetExceeded) or getattr(error, "code", None) == OUT_OF_REACH
 
 
 def as_json(content: bytes) -> bytes:

@@ -9,7 +9,7 @@ from ...models import Request
 from ...outcomes import Outcome
 from .endings import Stopped, why
 from .flight import Flight
-from .formats import BAD, NO_TEXT, answer_row, bad_row, code_of, error_row, is_of_all, text_line
+from .formats import BAD, NO_TEXT, answer_row, bad_row, code_of, concerns_some, error_row, is_of_all, text_line
 from .output import Output
 from .rows import Bad, Row, Rows
 from .tally import Tally
@@ -91,7 +91,7 @@ class Stream:
         line = self._flight.line(index)
         key, name = self._flight.take(index)
         if is_of_all(error):
-            if self._ordered or not isinstance(error, BudgetExceeded):
+            if self._ordered or not concerns_some(error):
                 raise Stopped(why(error))
             self.broke = self.broke or error
             return
