@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import anyio
 
-from ...errors import BudgetExceeded, CarpoolError, LimitExceeded, Unbatchable
+from ...errors import CarpoolError, LimitExceeded, Unbatchable
 from ...models import Request
 from ...outcomes import Outcome
 from .endings import Stopped, why
@@ -22,7 +22,7 @@ class Stream:
     """Give rows to the pool, and write what comes of them: `ordered` as they stand in INPUT, and `texts` alone."""
 
     def __init__(self, output: Output, tally: Tally, *, ordered: bool, texts: bool) -> None:
-        self.broke: BudgetExceeded | None = None  # what is under way is still awaited
+        self.broke: CarpoolError | None = None  # what is under way is still awaited
         self._output = output
         self._tally = tally
         self._ordered = ordered
