@@ -1125,3 +1125,27 @@ async def test_with_a_journal_neither_do_processes_that_end_at_any_time(seed: in
                 w, [text for text in texts(30) if isinstance(chaos.told.get(text), carpool.PoolClosed | None)]
             )
     chaos.judge(at.emulator)
+
+
+async def test_an_answer_that_is_being_saved_when_a_pool_is_left_is_there_in_the_next(tmp_path: Path) -> None:
+    saving = anyio.Event()
+
+    async def slow(func: Callable[..., Any], /, *args: object) -> Any:
+        """Save for two seconds, as a thread would: whoever waits for it cannot be cancelled."""
+        await anyio.lowlevel.checkpoint()
+        if getattr(func, "__name__", "") == "_save":
+            saving.set()
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(2)
+        return func(*args)
+
+    async with site(tmp_path, pace=SLOW) as s:
+        async with s.open(**LIVE, run_sync=slow) as w, anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, "text")
+            await saving.wait()
+            await w.pool.drain(1)
+        assert isinstance(w.errors()["text"], carpool.PoolClosed)
+        async with s.open(**LIVE) as w:
+            await w.ask("text")
+        assert w.answers() == {"text": "text"}
+        assert s.emulator.books().live == 1

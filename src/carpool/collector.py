@@ -254,6 +254,11 @@ class Collector:
         return self._engine.backlog + self._spool.unreported
 
     @property
+    def saves(self) -> bool:
+        """Tell whether answers that came live are being saved."""
+        return bool(self._escalation.in_hand)
+
+    @property
     def live_calls(self) -> int:
         """Count the calls that are sent at once."""
         return len(self._live)

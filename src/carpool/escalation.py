@@ -53,6 +53,7 @@ class Escalation:
         self._lose = lose
         self._is_spent = is_spent
         self._at_once = at_once
+        self.in_hand: set[int] = set()  # rows whose answers came, and which nobody was told of yet
         self._resting_until = 0.0
         self._saving = anyio.Lock()
         self._file: str | None = None
@@ -71,8 +72,11 @@ class Escalation:
     async def _send_some(self, lane: Lane, rows: Iterator[Run]) -> None:
         for run in rows:
             async with self._at_once:
-                ended = await self._send_one(lane, run)
-                self._feed(structs.replace(ended, awaited=self._is_awaited(ended.row)))
+                try:
+                    ended = await self._send_one(lane, run)
+                    self._feed(structs.replace(ended, awaited=self._is_awaited(ended.row)))
+                finally:
+                    self.in_hand.difference_update(run.rows)
 
     async def _send_one(self, lane: Lane, run: Run) -> LiveEnded:
         """Send a row; whatever goes wrong is told to the engine, as others wait for other answers."""
@@ -98,6 +102,7 @@ class Escalation:
         if answer.status_code in (0, 408) or answer.status_code >= 500:
             log.warning("the live call of %s-%d came to nothing: %s", self._pool, number, answer.message)
             return LiveEnded(number)
+        self.in_hand.add(number)
         answer, file = await self._keep(number, answer)
         return LiveEnded(number, answer, file)
 

@@ -262,7 +262,7 @@ class Running:
         recorder = self._collector.recorder
         if recorder is not None:
             self._collector.take_in()
-            await self._background.until(lambda: recorder.idle)
+            await self._background.until(lambda: recorder.idle and not self._collector.saves)
         else:
             self._collector.feed(Leave())
             await self._background.until(lambda: not self._background.busy)
