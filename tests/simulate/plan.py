@@ -105,6 +105,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 PATIENCE = 600.0  # seconds after the last request in which the last answer must have come
 _LOOK = 600.0  # seconds: twice as long as it may take until what could not be looked at is looked at again
+_RARELY = 0.06
 _FAULTS = {
     "lost_reply": 0.01,
     "lost_create": 0.05,
@@ -169,7 +170,7 @@ def draw(seed: int, *, small: bool = False) -> Plan:
         submitted=0.5 if chance.random() < 0.25 else 0.0,
         twins=0.3 if services > 1 and chance.random() < 0.5 else 0.0,
         stale=chance.random() < 0.1,
-        locked=tuple(_locked(chance, calls / rate)) if chance.random() < 0.1 else (),
+        locked=tuple(_locked(random.Random(f"locked/{seed}"), calls / rate)),
     )
 
 
@@ -180,8 +181,9 @@ def _full(chance: random.Random, until: float) -> Iterator[Full]:
 
 
 def _locked(chance: random.Random, until: float) -> Iterator[Locked]:
-    """Draw when batches cannot be looked at: for longer than callers are left without word."""
-    yield Locked(at=round(chance.uniform(0.1, 1.0) * until, 3), seconds=chance.choice((1_000.0, 2_000.0)))
+    """Draw when batches cannot be looked at: for longer than callers are left without word, which takes long to run."""
+    if chance.random() < _RARELY:
+        yield Locked(at=round(chance.uniform(0.1, 1.0) * until, 3), seconds=1_000.0)
 
 
 def _stops(chance: random.Random, services: int, until: float, running: float) -> list[Stop]:
