@@ -260,7 +260,7 @@ async def test_a_batch_that_the_provider_never_knows_is_told_of_and_looked_after
     async with watched(creation_lag=math.inf) as (w, log):
         await w.ask("one")
         assert log.batch() == ["packed", "uploaded", "created"]
-    assert log.batch() == ["packed", "uploaded", "created", "given_up"]
+    assert log.batch() == ["packed", "uploaded", "created", "cancelled", "given_up"]
     (late,) = log.of("late")
     assert (late.batch_id, "out of reach" in late.message) == (log.of("created")[0].batch_id, True)
     (failed,) = log.of("failed")

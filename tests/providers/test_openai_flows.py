@@ -31,6 +31,13 @@ def test_an_upload_carries_its_client_key_in_the_file_name() -> None:
     assert file_id == "file-1"
 
 
+@pytest.mark.parametrize("status", [404, 405])
+def test_an_upload_to_where_nothing_is_served_is_a_wrong_address(status: int) -> None:
+    with pytest.raises(CallFailed, match="mostly ends in /v1: Invalid URL") as caught:
+        play(openai.upload(BATCH), Reply(status, b'{"error":{"message":"Invalid URL (POST /files)"}}'))
+    assert (caught.value.failure.kind, caught.value.failure.status_code) == ("address", status)
+
+
 def test_an_input_file_to_be_kept_is_given_no_expiry() -> None:
     calls, file_id = play(keeping.upload(BATCH), ok({"id": "file-1"}))
     part = FilePart("pool-b7.jsonl", (), 123)

@@ -228,8 +228,7 @@ class Ledger:
 
     def presume(self, key: str, created_at: float) -> None:
         """Take a batch for created that may have been: others wait for it no longer than for one that validates."""
-        if key in self._held:
-            self._held[key] = self._held[key]._replace(created_at=created_at)
+        self._held[key] = self._held[key]._replace(created_at=created_at)
 
     def remember(self, key: str, load: Load, created_at: float | None, now: float) -> None:
         """Hold room for a batch of an earlier process: it proves nothing, and nobody saw when it ended."""
