@@ -20,6 +20,7 @@ from carpool.engine.commands import (
     Delete,
     Discard,
     Fail,
+    Find,
     LetGo,
     Record,
     SendLive,
@@ -44,6 +45,7 @@ from carpool.engine.events import (
     Flush,
     Limited,
     LiveEnded,
+    NotFound,
     Tick,
     Uncountable,
     Uploaded,
@@ -540,6 +542,21 @@ def only(commands: Iterable[Command], kind: type[T]) -> T:
 def settled(commands: Iterable[Command]) -> list[int]:
     """List the rows that were given an answer."""
     return [number for command in of(commands, Settle) for number in command.numbers]
+
+
+def lost_for_long(shell: Shell, key: str, until: float) -> list[tuple[float, Command]]:
+    """Let no creation be replied to, and no listing show any; gives what was commanded, and when."""
+    said: list[tuple[float, Command]] = []
+    commands = shell.tell(Failed((key,), refused("lost")))
+    while shell.engine.holds(key) and (shell.now < until or any(isinstance(one, Create | Find) for one in commands)):
+        said += [(shell.now, command) for command in commands]
+        if of(commands, Create):
+            commands = shell.tell(Failed((key,), refused("lost")))
+        elif of(commands, Find):
+            commands = shell.tell(NotFound((key,), shell.now))
+        else:
+            commands = shell.wait()
+    return said
 
 
 def failures(commands: Iterable[Command]) -> dict[int, str]:

@@ -13,6 +13,7 @@ from engine_kit import (
     World,
     answer,
     failures,
+    lost_for_long,
     of,
     only,
     problem,
@@ -461,18 +462,8 @@ def test_a_step_that_fails_for_too_long_fails_its_rows(stage: str, hours: float)
 def test_creations_that_get_no_reply_for_too_long_fail_their_rows_though_listings_work() -> None:
     shell = Shell()
     key = shell.uploaded(1).batch.key
-    begin = shell.now
-    commands = shell.tell(Failed((key,), refused("lost")))
-    while not of(commands, Find) or shell.now < begin + 3_600:
-        if failures(commands):
-            break
-        if of(commands, Create):
-            commands = shell.tell(Failed((key,), refused("lost")))
-        elif of(commands, Find):
-            commands = shell.tell(NotFound((key,), shell.now))
-        else:
-            commands = shell.wait()
-    assert failures(commands) == {1: "failed"}
+    said = lost_for_long(shell, key, shell.now + 3_600)
+    assert failures(command for _, command in said) == {1: "failed"}
 
 
 # --- lost creations

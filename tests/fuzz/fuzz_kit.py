@@ -3,15 +3,17 @@
 import gzip
 import json
 import os
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 
+T = TypeVar("T")
 P = ParamSpec("P")
 Json: TypeAlias = Any
 
@@ -87,6 +89,16 @@ values: st.SearchStrategy[Json] = st.recursive(
 
 
 # --- bytes
+
+
+def with_peak(func: Callable[[], T]) -> tuple[T, int]:
+    """Call a function; gives its result, and the bytes that were held together meanwhile."""
+    tracemalloc.start()
+    try:
+        result = func()
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def written(value: Json, *, ascii_: bool = True) -> bytes:

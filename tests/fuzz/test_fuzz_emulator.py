@@ -2,7 +2,6 @@
 
 import json
 import time
-import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import anyio
 import httpx2
 import hypothesis.strategies as st
 import pytest
-from fuzz_kit import RAW, bytes_of, fuzzed, names, numbers, shape, texts, values
+from fuzz_kit import RAW, bytes_of, fuzzed, names, numbers, shape, texts, values, with_peak
 from hypothesis import example, given
 from virtual import VirtualLoop
 from webhooks_kit import SECRET, signed
@@ -282,12 +281,7 @@ def test_a_form_that_floods_is_refused_in_bounded_memory(kind: str, monkeypatch:
             await read_form("multipart/form-data; boundary=b", flood(), store.create(), FILE_MOST)
         store.close()
 
-    tracemalloc.start()
-    try:
-        run(read)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    _, peak = with_peak(lambda: run(read))
     assert peak < 5_000_000
     assert sent < 2_000_000
 

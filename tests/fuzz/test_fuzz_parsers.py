@@ -2,7 +2,6 @@
 
 import json
 import math
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from fuzz_kit import (
     rows,
     texts,
     values,
+    with_peak,
     written,
 )
 from hypothesis import given
@@ -237,10 +237,5 @@ def refusal_of(content: bytes) -> object:
 def test_what_is_taken_apart_takes_so_many_times_its_size_at_most(
     content: bytes, read: Callable[[bytes], object], times: int
 ) -> None:
-    tracemalloc.start()
-    try:
-        read(content)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    _, peak = with_peak(lambda: read(content))
     assert peak <= times * len(content) + 100_000

@@ -1,7 +1,6 @@
 """Whatever bytes come out of a connection, and however slowly: a call ends as a reply, soon, in bounded memory."""
 
 import ssl
-import tracemalloc
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -14,7 +13,7 @@ import httpcore2
 import httpx2
 import hypothesis.strategies as st
 import pytest
-from fuzz_kit import codes, fuzzed, reply_bodies
+from fuzz_kit import codes, fuzzed, reply_bodies, with_peak
 from hypothesis import given
 from virtual import VirtualLoop
 
@@ -275,12 +274,7 @@ def test_a_body_without_end_is_not_held(times: int, monkeypatch: pytest.MonkeyPa
         begun, piece = squeezed(begun, piece * 100 if len(piece) < 2**20 else piece)
     head = OK + b"Content-Encoding: %b\r\n\r\n" % b", ".join([b"gzip"] * times or [b"identity"])
     net = Net(lambda: (each for each in chain([(0.0, head + begun)], repeat((0.01, piece)))))
-    tracemalloc.start()
-    try:
-        reply, _, _ = sent(net, WRITE)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    (reply, _, _), peak = with_peak(lambda: sent(net, WRITE))
     assert b"larger than" in reply.body
     assert reply.status == 0
     assert peak < 4 * most
@@ -291,12 +285,7 @@ def test_a_body_that_is_just_allowed_takes_four_times_its_size_at_most(monkeypat
     monkeypatch.setattr("carpool.wire.wire._BODY", most)
     head, piece = OK + b"Content-Length: %d\r\n\r\n" % most, b"x" * 2**16
     net = Net(lambda: chain([(0.0, head)], repeat((0.0, piece), most // len(piece))))
-    tracemalloc.start()
-    try:
-        reply, _, _ = sent(net, WRITE)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    (reply, _, _), peak = with_peak(lambda: sent(net, WRITE))
     assert reply.body == piece * (most // len(piece))
     assert peak < 4 * most
 

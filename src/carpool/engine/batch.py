@@ -113,7 +113,7 @@ def on_failure(stage: Stage, kind: str) -> Do:
 _PATIENCE: dict[Stage, float] = {Stage.LOST: 90_000.0, Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
 _SHORT_PATIENCE = 900.0  # before the creation; and for a refused key, or what is said to be gone, at any time
 VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
-SELDOM = 300.0  # between two tries of a step that has failed for longer than that
+SELDOM = 300.0  # between two tries of a step whose patience is over
 AGAIN = 3_600.0  # and between two creations, once their replies have been lost for so long
 OVERDUE = 172_800.0  # twice the window: a batch that is not over by then is cancelled
 CANCELLING = 3_600.0  # and ends for us, when it is not over so long after (half an hour was seen, contracts A5)
@@ -230,6 +230,10 @@ class Batch:
         self.denied_since = None
         if self.stage is not Stage.LOST:
             self.failing_since = None
+
+    def is_lost(self, now: float) -> bool:
+        """Tell whether it has been out of reach for so long that it is not looked for any more."""
+        return self.let_go_at is not None and now - self.let_go_at >= OVERDUE
 
     def looked(self, now: float) -> None:
         """Note that the listings can be read: while they could not, no creation was tried."""

@@ -239,7 +239,8 @@ class Checking:
         if batch.revoked and batch.stage in (Stage.PACKED, Stage.UPLOADED) and do is not Do.LOOK:
             return self._endings.stop(batch, now)
         batch.note_failure(failure.kind, now)
-        if do is Do.AGAIN and now - (batch.failing_since or now) < patience(batch.stage, failure.kind):
+        waits = now - (batch.failing_since or now) < patience(batch.stage, failure.kind) and not batch.is_lost(now)
+        if do is Do.AGAIN and waits:
             batch.attempts += 1
             if batch.stage is Stage.PACKED and failure.kind == "lost":
                 batch.again, batch.unsure_until = True, now + self._timing.lookup

@@ -8,7 +8,7 @@ from msgspec import structs
 from ..config import Timing
 from ..models import OUT_OF_MONEY, OUT_OF_REACH, Attempt, Failure
 from .agenda import Agenda
-from .batch import OVERDUE, SELDOM, Batch, Stage
+from .batch import SELDOM, Batch, Stage
 from .batches import Batches
 from .cadence import spread
 from .commands import Bill, Command, Fail, LetGo, Record, Settle, Tell
@@ -162,7 +162,7 @@ class Endings:
         It keeps its room, and submissions go on waiting for it; who asks for its rows again waits for them again. After
         twice the provider's window it ends.
         """
-        if batch.let_go_at is not None and now - batch.let_go_at >= OVERDUE:
+        if batch.is_lost(now):
             return self.end(batch, failure, now, keep_files=True)
         if batch.stage is Stage.LOST:
             self._lanes[batch.lane].ledger.presume(batch.key, batch.opened_at)
