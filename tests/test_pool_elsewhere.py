@@ -281,6 +281,26 @@ async def test_a_call_that_waits_can_be_ended(
         assert at.emulator.books().times(body("text")) == 1
 
 
+async def test_a_call_that_waited_until_it_was_late_is_sent_live_once_it_begins_here(tmp_path: Path) -> None:
+    hours = Pace(validating=5, running=36_000, finalizing=5)
+    told: list[str] = []
+
+    async def in_an_hour(w: World) -> None:
+        with anyio.fail_after(5_000):
+            request = carpool.Request(CHAT, body("text"), key="one", timeout=3_600)
+            told.append((await w.pool.request(request)).text)
+
+    async with site(tmp_path, answer=Samples(), pace=hours) as at, at.open() as one, at.open(escalate="live") as other:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, one, told)
+            await running(one)
+            tasks.start_soon(in_an_hour, other)
+            await anyio.sleep(3_500)  # it would have been sent live by now
+            await one.pool.cancel()
+        assert sorted(told) == ["RequestCancelled", "text #1"]
+        assert other.pool.stats().batches == 0
+
+
 async def test_a_call_that_waits_is_cancelled_just_when_it_is_looked_up_again(tmp_path: Path) -> None:
     looks = 0
     told: list[str] = []

@@ -8,22 +8,24 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from virtual import CHAT, body, site, world
+from virtual import CHAT, InMemory, body, site, world
 
 import carpool
 from carpool.journal.sqlite.folder import Lock
-from carpool.testing import Pace
+from carpool.testing import Pace, Troubles
 
 pytestmark = pytest.mark.anyio
 
 HOUR = 3_600.0
+DAY = 24 * HOUR
+RARELY = carpool.Timing(poll_max=5_000)  # so rarely is looked for processes that have died
 LIMIT = 3_000
 SLOW: dict[str, Any] = {
     "pace": Pace(validating=1, running=3 * HOUR, finalizing=1),
     "count": lambda _: 20,
     "enqueued_tokens": {"*": 10 * LIMIT},
-    "api_key": "sk-known",
 }
+KEYED: dict[str, Any] = {**SLOW, "api_key": "sk-known"}
 KEPT: dict[str, Any] = {"limits": {"gpt-5-mini": LIMIT}, "counter": lambda endpoint, model, content: 20}
 
 
@@ -50,7 +52,7 @@ class Outage:
 
 async def test_submissions_are_answered_after_the_key_was_refused_for_long(tmp_path: Path) -> None:
     outage = Outage()
-    async with site(tmp_path, before=outage, **SLOW) as s, s.open(**KEPT) as w:
+    async with site(tmp_path, before=outage, **KEYED) as s, s.open(**KEPT) as w:
         for number in range(120):
             await w.pool.submit(CHAT, body(f"a {number}"), key=f"a {number}")
         await anyio.sleep(300)
@@ -73,7 +75,11 @@ async def test_submissions_are_answered_after_the_key_was_refused_for_long(tmp_p
 
 async def test_room_of_what_is_out_of_reach_is_taken_by_no_other_process(tmp_path: Path) -> None:
     outage = Outage()
-    async with site(tmp_path, before=outage, **SLOW) as s, s.open(key="sk-mine", **KEPT) as w, s.open(**KEPT) as beside:
+    async with (
+        site(tmp_path, before=outage, **KEYED) as s,
+        s.open(key="sk-mine", **KEPT) as w,
+        s.open(**KEPT) as beside,
+    ):
         for number in range(120):
             await w.pool.submit(CHAT, body(f"a {number}"), key=f"a {number}")
         await anyio.sleep(300)
@@ -87,7 +93,7 @@ async def test_room_of_what_is_out_of_reach_is_taken_by_no_other_process(tmp_pat
 
 async def test_a_call_that_was_told_takes_the_same_batch_when_it_is_made_again(tmp_path: Path) -> None:
     outage = Outage()
-    async with site(tmp_path, before=outage, **SLOW) as s, s.open() as w:
+    async with site(tmp_path, before=outage, **KEYED) as s, s.open() as w:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(w.ask, "one")
             await anyio.sleep(300)
@@ -108,7 +114,7 @@ async def test_what_could_not_be_submitted_or_reached_is_told_by_a_code(tmp_path
             super().__call__(request)
 
     outage = Down()
-    async with site(tmp_path, before=outage, **SLOW) as s, s.open() as w, anyio.create_task_group() as tasks:
+    async with site(tmp_path, before=outage, **KEYED) as s, s.open() as w, anyio.create_task_group() as tasks:
         tasks.start_soon(w.ask, "submitted")
         await anyio.sleep(300)
         tasks.start_soon(outage.last, 100_000)
@@ -118,9 +124,163 @@ async def test_what_could_not_be_submitted_or_reached_is_told_by_a_code(tmp_path
     assert codes == {"submitted": "out_of_reach", "not submitted": "not_submitted"}
 
 
+class Amiss:
+    """Have some paths answered as if nothing were there."""
+
+    def __init__(self, *parts: str) -> None:
+        self.parts = parts
+
+    def __call__(self, request: httpx2.Request) -> None:
+        if any(part in request.url.path for part in self.parts):
+            request.url = httpx2.URL("http://emulator/v1/files/nothing")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_what_its_server_has_lost_is_told_after_two_days_however_often_a_service_starts(
+    tmp_path: Path, restarts: bool
+) -> None:
+    told: list[tuple[float, BaseException | None]] = []
+    lost = Amiss()
+    async with site(tmp_path, before=lost, **SLOW) as s:
+        begin = anyio.current_time()
+        for day in range(4 if restarts else 1):
+            with anyio.move_on_after(DAY if restarts else 4 * DAY):
+                async with s.open(timing=RARELY, **KEPT) as w, w.pool.outcomes() as outcomes:
+                    if day == 0:
+                        await w.pool.submit(CHAT, body("lost"), key="lost")
+                        await anyio.sleep(300)
+                        lost.parts = tuple(batch.id for batch in s.emulator.books().batches)
+                    async for outcome in outcomes:
+                        told.append((anyio.current_time() - begin, outcome.error))
+                        outcome.ack()
+    ((after, error),) = told
+    assert isinstance(error, carpool.ResultMissing)
+    assert 2 * DAY <= after <= 2 * DAY + 4 * HOUR
+
+
+async def test_a_program_whose_batch_was_lost_is_answered_on_the_third_day(tmp_path: Path) -> None:
+    lost = Amiss()
+    async with site(tmp_path, before=lost, **SLOW) as s:
+        async with s.interrupted() as w, anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, "text")
+            await anyio.sleep(300)
+            lost.parts = tuple(batch.id for batch in s.emulator.books().batches)
+            tasks.cancel_scope.cancel()
+        came: list[bool] = []
+        while not any(came) and len(came) < 9:
+            async with s.open(timing=RARELY) as w:
+                await w.ask("text")
+                came.append("text" in w.answers())
+                assert w.answers() or isinstance(w.errors()["text"], carpool.ResultMissing)
+            await anyio.sleep(DAY / 2)
+    assert len(came) == 6  # two days after it was first told, it is told once more
+
+
+class OneFileAlone:
+    """Have the first file alone that is read after the inputs be there; counts how often each is asked for."""
+
+    def __init__(self) -> None:
+        self.reads: dict[str, int] = {}
+
+    def __call__(self, request: httpx2.Request) -> None:
+        path = request.url.path
+        if path.endswith("/content"):
+            self.reads[path] = self.reads.get(path, 0) + 1
+            if path != next(iter(self.reads)):
+                request.url = httpx2.URL("http://emulator/v1/files/nothing/content")
+
+
+@pytest.mark.parametrize("retention", [DAY, 30 * DAY])
+async def test_answers_are_not_kept_back_where_the_file_of_errors_cannot_be_read(
+    tmp_path: Path, retention: float
+) -> None:
+    """Nor is the file of answers read again, or removed before the journal knows what is in it."""
+    files = OneFileAlone()
+    troubles = Troubles(failing={400: 0.5})
+    told: dict[Any, tuple[float, BaseException | None]] = {}
+    async with (
+        site(tmp_path, before=files, troubles=troubles, seed=5, **SLOW) as s,
+        s.open(**KEPT, retention=retention) as w,
+    ):
+        begin = anyio.current_time()
+        for number in range(10):
+            await w.pool.submit(CHAT, body(f"{number}"), key=f"{number}")
+        await anyio.sleep(30 * HOUR)
+        downloads = s.files("download-*")
+        async with w.pool.outcomes() as outcomes:
+            async for outcome in outcomes:
+                told[outcome.key] = anyio.current_time() - begin, outcome.error
+                outcome.ack()
+                if len(told) == 10:
+                    break
+    answered = [after for after, error in told.values() if error is None]
+    missing = [after for after, error in told.values() if isinstance(error, carpool.ResultMissing)]
+    assert len(answered) + len(missing) == 10
+    assert max(answered) <= 30 * HOUR + 1 < 48 * HOUR <= min(missing)
+    first, *others = files.reads.values()
+    assert first == 1
+    assert 20 < sum(others) < 100
+    assert len(downloads) == 1
+
+
+async def test_of_a_file_that_is_cut_each_time_nothing_is_left_that_is_of_no_use(tmp_path: Path) -> None:
+    class Cutting(InMemory):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response = await super().handle_async_request(request)
+            if not request.url.path.endswith("/content"):
+                return response
+            content = await response.aread()
+            length = {"content-length": str(len(content))}
+            return httpx2.Response(200, content=content[: len(content) // 2], headers=length)
+
+    async with site(tmp_path, **SLOW) as s:
+        s.transport = Cutting(s.emulator.app)
+        async with s.interrupted() as w:
+            for number in range(10):
+                await w.pool.submit(CHAT, body(f"{number}" + 500 * "x"), key=f"{number}")
+            await anyio.sleep(6 * HOUR)
+            reads = [path for _, path in s.transport.requests if path.endswith("/content")]
+            assert len(reads) > 50
+            assert len(s.files("download-*")) == 1
+
+
+async def test_a_cancellation_in_an_outage_is_repeated_when_it_is_over(tmp_path: Path) -> None:
+    outage = Outage()
+    async with site(tmp_path, before=outage, **KEYED) as s, s.open() as w:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, "text")
+            await anyio.sleep(300)
+            tasks.start_soon(outage.last, 2_000)
+            await anyio.sleep(1)
+            await w.pool.cancel()
+        await anyio.sleep(HOUR)
+        (batch,) = s.emulator.books().batches
+    assert batch.status == "cancelled"
+    assert not s.emulator.books().bodies
+
+
+async def test_what_is_asked_for_after_it_was_cancelled_is_answered(tmp_path: Path) -> None:
+    def before(request: httpx2.Request) -> None:
+        if refused and request.method == "GET":
+            request.headers["authorization"] = "Bearer sk-revoked"
+
+    refused: list[bool] = []
+    async with site(tmp_path, before=before, **SLOW, api_key="sk-key") as s, s.open() as w:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, "text")
+            await anyio.sleep(300)
+            refused.append(True)
+        assert isinstance(w.errors()["text"], carpool.AuthenticationFailed)
+        await w.pool.cancel()
+        refused.clear()
+        await w.ask("text")
+    assert w.answers() == {"text": "text"}
+    assert sum(s.emulator.books().bodies.values()) == 1
+
+
 async def test_without_a_journal_what_nobody_awaits_any_more_is_cancelled() -> None:
     outage = Outage()
-    async with world(before=outage, **SLOW) as w:
+    async with world(before=outage, **KEYED) as w:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(w.ask, "one")
             await anyio.sleep(300)
@@ -161,7 +321,7 @@ DEAR = 400_000 * "x"  # 0.50 USD in a batch
 
 async def test_the_money_of_a_call_that_was_told_is_there_for_it_and_for_no_other(tmp_path: Path) -> None:
     outage = Outage()
-    async with site(tmp_path, before=outage, **SLOW) as s, s.open(**PRICED) as w:
+    async with site(tmp_path, before=outage, **KEYED) as s, s.open(**PRICED) as w:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(w.ask, DEAR)
             await anyio.sleep(300)
@@ -178,7 +338,7 @@ async def test_the_money_of_a_call_that_was_told_is_there_for_it_and_for_no_othe
 
 async def test_calls_that_were_told_are_counted_once(tmp_path: Path) -> None:
     outage = Outage()
-    async with site(tmp_path, before=outage, **SLOW) as s, s.open() as w:
+    async with site(tmp_path, before=outage, **KEYED) as s, s.open() as w:
         async with anyio.create_task_group() as tasks:
             with carpool.options(tags=["told"]):
                 for number in range(3):

@@ -156,6 +156,7 @@ class Collector:
         recorder = self.recorder
         self.adoption: Adoption | None = None if journal is None else Adoption(self, journal)
         self.elsewhere: Elsewhere = Elsewhere(self._look_up_again, settings.timing.poll_min)
+        self.intake.elsewhere = self.elsewhere
         self._resumption = self.intake.resumption = (
             None
             if journal is None or recorder is None
@@ -316,6 +317,8 @@ class Collector:
 
     def _implied(self, command: Command) -> list[Event]:
         """Give the facts that a command implies."""
+        if isinstance(command, LetGo) and command.batch_id is not None:  # what came of it need not wait for the rest
+            return [*self._answers.take(command.batch_id)]
         if self.submissions and isinstance(command, Settle | Fail):
             return [*implied(command), *self.submissions.ended_by(command)]
         return implied(command)
@@ -398,6 +401,8 @@ class Collector:
             await anyio.lowlevel.checkpoint()
 
     def _settle(self, command: Settle) -> None:
+        if command.file is not None and command.numbers:
+            self.performer.keep(command.file)
         self._settling.settle(command)
         if not command.batch_id:  # no batch will be over by which its answers were recorded
             for settled in self._answers.take(""):

@@ -13,15 +13,18 @@ class Elsewhere:
     def __init__(self, look_up: Callable[[list[Deferred]], Awaitable[None]], pause: float) -> None:
         self._look_up = look_up
         self._pause = pause
-        self._calls: list[Deferred] = []
+        self._calls: dict[int, Deferred] = {}  # by their numbers
         self._came = anyio.Event()
 
     def __iter__(self) -> Iterator[Deferred]:
-        return iter(self._calls)
+        return iter(self._calls.values())
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._calls
 
     def wait(self, call: Deferred) -> None:
         """Let a call wait."""
-        self._calls.append(call)
+        self._calls[call.number] = call
         self._came.set()
 
     async def run(self) -> None:
@@ -30,5 +33,5 @@ class Elsewhere:
             await self._came.wait()
             await anyio.sleep(self._pause)
             self._came = anyio.Event()
-            calls, self._calls = self._calls, []
-            await self._look_up(calls)
+            calls, self._calls = self._calls, {}
+            await self._look_up([*calls.values()])

@@ -1,7 +1,7 @@
 """Where calls come in, and callers go: the callers' path, on which nothing is awaited and nobody is waited for."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from contextvars import Context, copy_context
 from typing import TypeAlias
 
@@ -67,6 +67,7 @@ class Intake:
         self.resumption: Resumption | None = None
         self.submissions: Submissions | None = None
         self.sought: set[int] = set()  # calls that are being looked for
+        self.elsewhere: Container[int] = ()  # and those that wait for rows of other processes
         self.accepted: int = 0
         self._newest = numbered  # number of the row that joined last
         self._given = numbered  # number that was given last, to a call or to a row
@@ -313,11 +314,12 @@ class Intake:
 
     def take_hurried(self) -> frozenset[int]:
         """Take out the rows whose timeouts come so near that they are to be sent live, or some of them: others are due
-        at once. What is being looked for is none of them."""
+        at once. What is being looked for is none of them, nor what waits for others' rows: it may join a lane yet."""
         due = self._near.due(self._now(), _AT_ONCE)
-        for number in self.sought.intersection(due):
+        unknown = {number for number in due if number in self.sought or number in self.elsewhere}
+        for number in unknown:
             self._near.set(number, self._now() + _SOON)
-        due = [number for number in due if number not in self.sought]
+        due = [number for number in due if number not in unknown]
         if self.submissions is not None:
             due += self.submissions.timeouts.hurried(self._now())
         return frozenset(due if self.resumption is None else self.resumption.rows(due))

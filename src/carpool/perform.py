@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeAlias, TypeVar
 
@@ -86,6 +87,8 @@ class Performer:
         self._downloads_at_once = anyio.CapacityLimiter(8)
         self._counts_at_once = anyio.CapacityLimiter(1)  # a second thread would gain almost nothing (measured)
         self.uncancelled: set[str] = set()
+        self._read: dict[str, dict[str, _Bill]] = {}  # files that were read to their end while others fail, by batch
+        self._kept: set[str] = set()  # downloads of which rows were taken
 
     async def step(self, command: Step) -> None:
         """Carry out a step; whatever goes wrong is reported to the engine."""
@@ -210,19 +213,34 @@ class Performer:
         self._feed(Checked(command.remote_ids, statuses, command.place, pages))
 
     async def _collect(self, command: Collect) -> None:
-        bill = _Bill(self._provider.usage if command.add_up else None)
-        cut = False
+        read = self._read.setdefault(command.key, {})
         for call in self._provider.collect(command.status):
-            async with self._downloads_at_once:
-                cut |= await self._download(command.key, call, bill)
-        self._feed(Collected(command.key, bill.rows, bill.tokens, cut))
+            if call.path not in read:
+                async with self._downloads_at_once:
+                    read[call.path] = await self._download(command, call)
+        bills = self._read.pop(command.key).values()
+        rows, tokens = sum(bill.rows for bill in bills), sum(bill.tokens for bill in bills)
+        self._feed(Collected(command.key, rows, tokens, any(bill.cut for bill in bills)))
 
-    async def _download(self, key: str, call: Call, bill: "_Bill") -> bool:
-        """Settle the rows of a file as they come, cut on "\\n" alone; where there is a journal, save them first.
+    async def _download(self, command: Collect, call: Call) -> "_Bill":
+        """Settle the rows of a file as they come; where there is a journal, save them first.
 
-        Gives whether it ends in the middle of a line: the file goes on, or should.
+        A saved file of which no row was taken is removed: they had come before, or never did.
         """
-        file = _File(key, self._spool.new_download() if self._spool.keeps else None)
+        file = _File(command.key, self._spool.new_download() if self._spool.keeps else None)
+        bill = _Bill(self._provider.usage if command.add_up else None)
+        try:
+            await self._take_in(file, call, bill)
+        finally:
+            if file.name in self._kept:
+                self._kept.discard(file.name)
+            elif file.name is not None and file.saved:
+                with anyio.CancelScope(shield=True), suppress(OSError):
+                    await self._spool.discard_download(file.name)
+        return bill
+
+    async def _take_in(self, file: "_File", call: Call, bill: "_Bill") -> None:
+        """Read a file, cut on "\\n" alone; where it ends in the middle of a line, it goes on, or should."""
 
         async def receive(chunk: bytes) -> None:
             await self._save(file, chunk)
@@ -236,8 +254,12 @@ class Performer:
         unread = file.unread
         await self._answer(file, file.lines.close(), bill)
         if file.unread:
-            log.warning("%d lines in the files of batch %s are no rows; the first: %s", file.unread, key, file.why)
-        return file.unread > unread
+            log.warning("%d lines in the files of batch %s are no rows; the first: %s", file.unread, file.key, file.why)
+        bill.cut = file.unread > unread
+
+    def keep(self, file: str) -> None:
+        """Note that rows of a download were taken."""
+        self._kept.add(file)
 
     async def _save(self, file: "_File", chunk: bytes) -> None:
         if file.name is not None:
@@ -289,11 +311,12 @@ class _File:
 
 
 class _Bill:
-    """Add up what rows say that they were billed, where somebody wants to know."""
+    """Add up what the rows of a file say that they were billed, where somebody wants to know."""
 
     def __init__(self, usage: Callable[[Row], Usage | None] | None) -> None:
         self._usage = usage
         self.rows = self.tokens = 0
+        self.cut = False  # the file ended in the middle of a line
 
     def add(self, rows: list[Row]) -> None:
         """Add rows; those that do not say are not counted."""

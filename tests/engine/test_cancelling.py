@@ -27,6 +27,7 @@ from engine_kit import (
 )
 
 from carpool.config import Retry, Timing
+from carpool.engine.batch import CANCEL_AGAIN, OVERDUE
 from carpool.engine.commands import Cancel, Check, Command, Create, Delete, Fail, Find, Upload
 from carpool.engine.events import (
     Abandoned,
@@ -160,7 +161,36 @@ def test_a_batch_that_is_asked_for_again_in_time_is_not_cancelled() -> None:
     assert shell.tell(Asked((1,))) == []
     assert cancelled(look(shell, key, 3_600)) == []
     leave(shell, 1)
-    assert cancelled(look(shell, key, 120)) == [remote(key)]
+    assert set(cancelled(look(shell, key, 120))) == {remote(key)}
+
+
+def test_a_cancellation_that_did_not_get_through_is_repeated_until_it_is_heard_of() -> None:
+    shell = Shell(retry=ANEW)
+    key = shell.opened(1)
+    assert cancelled(shell.tell(ALL)) == [remote(key)]
+    assert cancelled(look(shell, key, CANCEL_AGAIN - 1)) == []
+    assert cancelled(look(shell, key, CANCEL_AGAIN)) == [remote(key)]
+    assert cancelled(look(shell, key, 3_600, "cancelling")) == []
+
+
+def test_one_that_would_not_end_is_cancelled_until_it_is_heard_of() -> None:
+    shell = Shell(retry=ANEW)
+    key = shell.opened(1)
+    look(shell, key, OVERDUE)
+    assert len(cancelled(look(shell, key, 1_800))) > 10
+
+
+def test_what_is_asked_for_after_its_batch_was_cancelled_is_sent_again() -> None:
+    shell = Shell(retry=ANEW, keeps=True)
+    key = shell.opened(1, 2)
+    shell.tell(ALL)
+    leave(shell, 1, 2)
+    shell.tell(Asked((1,)))
+    ended = look(shell, key, 60, "cancelling") + shell.finish(key, end="cancelled")
+    assert failures(ended) == {2: "cancelled"}
+    assert rows_of(only(shell.count(ended), Upload).batch.runs) == [1]
+    shell.tell(ALL)
+    assert shell.stats().waiting + shell.stats().submitted == 0
 
 
 def test_a_batch_that_was_left_while_it_was_being_created_is_cancelled_afterwards() -> None:

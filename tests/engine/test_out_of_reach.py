@@ -6,13 +6,31 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from engine_kit import LANE, NOW, Shell, answer, failures, lost_for_long, of, only, refused, remote, status
+from engine_kit import LANE, NOW, Shell, answer, failures, lost_for_long, of, only, refused, remote, rows_of, status
 
-from carpool.engine.batch import AGAIN, OVERDUE, SELDOM
+from carpool.config import Canary
+from carpool.engine.batch import AGAIN, OVERDUE, SELDOM, VANISHED
 from carpool.engine.commands import Anew, Cancel, Check, Collect, Command, Create, Fail, Find, Upload
-from carpool.engine.events import Abandoned, Asked, Checked, Created, Event, Failed, Flush, NotFound, Revoked, Uploaded
+from carpool.engine.events import (
+    Abandoned,
+    Accepted,
+    Asked,
+    Checked,
+    Created,
+    Event,
+    Failed,
+    Flush,
+    NotFound,
+    OutOfReach,
+    Packed,
+    Recovered,
+    Revoked,
+    Uploaded,
+)
+from carpool.naming import span_of
 
 Fails = Callable[[Shell, str], Event]
+TOLD_AGAIN = (Accepted, Packed, Uploaded, Created, OutOfReach)
 
 
 def denied(shell: Shell, key: str) -> Event:
@@ -93,7 +111,8 @@ def test_files_out_of_reach_are_fetched_seldom_and_in_the_end() -> None:
     said, tried = fail_until(shell, key, refuses, NOW + 30_000)
     assert failures(said) == {1: "missing", 2: "missing"}
     late = [at for at in tried if at > NOW + 7_500]
-    assert min(later - earlier for earlier, later in pairwise(late)) >= SELDOM
+    assert len(late) > 5
+    assert min(later - earlier for earlier, later in pairwise(late)) >= AGAIN
     shell.until(Collect)
     shell.read_out(key, answer(1), answer(2))
     assert shell.ends == Counter((1, 2))
@@ -107,6 +126,61 @@ def test_after_twice_the_window_it_is_over(fails: Fails) -> None:
     assert OVERDUE <= shell.now - NOW <= OVERDUE + 90_000 + 2 * SELDOM + 60
     assert sorted(only(said, Fail).numbers) == [1, 2]
     assert not of(said, Cancel)
+
+
+def test_the_two_days_are_those_of_all_processes_that_looked_for_it() -> None:
+    shell = Shell(keeps=True)
+    key = shell.opened(1)
+    fail_until(shell, key, locked_out, NOW + 1_200)
+    recorded = [(fact, at) for fact, at in shell.facts if isinstance(fact, TOLD_AGAIN)]
+    assert recorded[-1][0] == OutOfReach(key)
+
+    for days, is_over in ((1, False), (3, True)):
+        heir = Shell(numbered=span_of(1)[0], keeps=True)
+        begin = heir.now = NOW + days * 86_400
+        for fact, at in recorded:
+            heir.engine.replay(fact, at)
+        assert of(heir.tell(Recovered()) + heir.tell(Asked((1,))), Check)
+        assert failures(heir.tell(locked_out(heir, key))) == {}
+        said: list[Command] = []
+        while not failures(said):
+            said, _ = fail_until(heir, key, locked_out, heir.now + 1)
+        assert failures(said) == {1: "auth"}
+        assert heir.engine.holds(key) != is_over
+        assert 900 <= heir.now - begin <= 1_200  # one that has only begun to look is patient first
+
+
+def test_a_batch_that_was_out_of_reach_and_is_not_is_waited_for_as_any_other() -> None:
+    shell = Shell(keeps=True)
+    key = shell.opened(1)
+    fail_until(shell, key, locked_out, NOW + 1_200)
+    shell.until(Check)
+    shell.tell(Checked((remote(key),), [status(key, "in_progress")]))
+    assert [fact for fact, _ in shell.facts if isinstance(fact, OutOfReach)] == [
+        OutOfReach(key),
+        OutOfReach(key, over=True),
+    ]
+    said, _ = fail_until(shell, key, unreachable, shell.now + 80_000)
+    assert failures(said) == {}
+
+
+def test_what_is_denied_only_now_and_then_is_there() -> None:
+    shell = Shell()
+    key = shell.opened(1)
+    shell.tell(denied(shell, key))
+    said, _ = fail_until(shell, key, unreachable, NOW + VANISHED + 60)
+    shell.until(Check)
+    said += shell.tell(denied(shell, key))
+    assert failures(said) == {}
+    assert shell.stats().enqueued > 0
+
+
+def test_a_canary_out_of_reach_keeps_nothing_back() -> None:
+    shell = Shell(canary=Canary(1, 0.5))
+    key = shell.reopened(shell.accept(1, 2, 3) + shell.tell(Flush()))
+    said, _ = fail_until(shell, key, locked_out, NOW + 1_200)
+    other = only(said, Upload).batch
+    assert rows_of(other.runs) == [2]  # another canary
 
 
 def test_who_waits_for_it_again_is_told_after_the_same_while() -> None:

@@ -56,6 +56,7 @@ from carpool.engine.events import (
     Leave,
     Limited,
     NotFound,
+    OutOfReach,
     Packed,
     Recovered,
     Spent,
@@ -743,6 +744,17 @@ def test_a_batch_out_of_reach_for_twice_the_window_is_over() -> None:
     commands = shell.tell(Checked((remote(key),), []), after=VANISHED)
     assert set(only(commands, Fail).numbers) == {1}
     assert key in done(shell)
+
+
+def test_a_batch_that_was_out_of_reach_and_is_heard_of_is_so_no_more() -> None:
+    told = accepted(1), packed(1, 1), uploaded(), created(), OutOfReach(OLD)
+    shell, commands = recovered(*told, ago=OVERDUE)
+    assert only(commands, Check).keys == (OLD,)
+    shell.tell(Checked((remote(OLD),), [status(OLD, "in_progress")]))
+    shell.tell(Checked((remote(OLD),), []))
+    commands = shell.tell(Checked((remote(OLD),), []), after=VANISHED)
+    assert of(commands, LetGo)
+    assert not of(commands, Fail)
 
 
 def test_of_two_batches_with_one_remote_id_the_second_is_looked_for() -> None:

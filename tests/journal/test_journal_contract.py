@@ -37,6 +37,7 @@ from carpool.engine.events import (
     Escalated,
     GivenUp,
     Learned,
+    OutOfReach,
     Packed,
     Spent,
     Uploaded,
@@ -74,12 +75,24 @@ async def test_every_kind_of_fact_is_told_again_with_its_time(home: Home) -> Non
         mine.packed(3, mine.run(7, segment=3), lane=long),
         Uploaded(mine.key(3), "file-3"),
         Created(mine.key(3), status),
+        OutOfReach(mine.key(3)),
     )
     await journal.record(*facts[:4])
     await journal.record(*facts[4:])
     home.kill(journal)
     heir = await home.open()
     assert await load(heir) == without_digests(facts)
+    await heir.aclose()
+
+
+async def test_a_batch_that_is_heard_of_again_is_not_told_of_as_out_of_reach(home: Home) -> None:
+    journal = await home.open()
+    mine = Course(journal)
+    await journal.record(*stamped(accepted(mine.run(1)), *mine.opened(1, mine.run(1)), OutOfReach(mine.key(1))))
+    await journal.record(*stamped(OutOfReach(mine.key(1), over=True)))
+    home.kill(journal)
+    heir = await home.open()
+    assert not [fact for _, fact in await load(heir) if isinstance(fact, OutOfReach)]
     await heir.aclose()
 
 

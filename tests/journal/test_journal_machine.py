@@ -31,6 +31,7 @@ from carpool.engine.events import (
     Escalated,
     Event,
     Learned,
+    OutOfReach,
     Packed,
     Recovered,
     Released,
@@ -193,6 +194,13 @@ class JournalMachine(RuleBasedStateMachine):
                 fact = Created(key, BatchStatus(f"batch-{key}", key, "in_progress", f"file-{key}"))
             process.open[key] = lane, runs, type(fact).__name__
             self.record(process, fact)
+
+    @rule(index=st.integers(0, 9), which=st.integers(0, 9), over=st.booleans())
+    def lose_sight(self, index: int, which: int, over: bool) -> None:
+        """Find that a batch cannot be reached, or can again."""
+        process = self.process(index)
+        if process.open:
+            self.record(process, OutOfReach(list(process.open)[which % len(process.open)], over))
 
     @rule(index=st.integers(0, 9), which=st.integers(0, 9), data=st.data(), given=st.booleans())
     def end_batch(self, index: int, which: int, data: st.DataObject, given: bool) -> None:

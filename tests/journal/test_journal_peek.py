@@ -35,7 +35,7 @@ from carpool.journal.sqlite import Sqlite
 from carpool.journal.sqlite.contents import Contents, OpenBatch, contents
 from carpool.journal.sqlite.folder import Lock, lock_path
 from carpool.journal.sqlite.kept import Kept, Stretch, chunks_of
-from carpool.journal.sqlite.peek import look
+from carpool.journal.sqlite.peek import Reader, look
 from carpool.journal.sqlite.presence import LOCKS, Presence, present
 
 pytestmark = pytest.mark.anyio
@@ -254,6 +254,28 @@ async def test_a_journal_that_is_opened_written_and_closed_all_the_time_is_told_
     assert len(set(seen)) > 5
     assert all(known == in_flight == 10 * (known // 10) for known, _, _, in_flight, _, _ in seen)
     assert counts(folder) == (450, 0, 0, 450, 0, 0)
+
+
+@pytest.mark.parametrize("times", [1, 5, 1_000])
+async def test_one_that_is_just_being_opened_is_looked_at_again(folder: Path, times: int) -> None:
+    """SQLite says so where whoever opens it has made the index, and written nothing into it."""
+    c = await opened(folder)
+    left = [*range(times)]
+
+    def question(reader: Reader) -> Any:
+        if left:
+            left.pop()
+            error = sqlite3.OperationalError("attempt to write a readonly database")
+            error.sqlite_errorcode = sqlite3.SQLITE_READONLY_CANTINIT
+            raise error
+        return reader.value("SELECT count(*) FROM batch")
+
+    if times < 10:
+        assert look(folder, question) == 0
+    else:
+        with pytest.raises(JournalError, match="it is being opened"):
+            look(folder, question)
+    await c.journal.aclose()
 
 
 async def test_a_large_journal_is_told_at_once(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """One batch: where it stands here, where it stands at the provider, and what becomes of the rows it leaves over."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 from itertools import chain
@@ -112,11 +113,13 @@ def on_failure(stage: Stage, kind: str) -> Do:
 # to be noticed; an open batch runs on without us for the whole window (24 h) and is waited for an hour beyond it.
 _PATIENCE: dict[Stage, float] = {Stage.LOST: 90_000.0, Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
 _SHORT_PATIENCE = 900.0  # before the creation; and for a refused key, or what is said to be gone, at any time
+_LEFT_PATIENCE = 7_200.0  # with what was out of reach before, until whoever waits is told again
 VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
 SELDOM = 300.0  # between two tries of a step whose patience is over
-AGAIN = 3_600.0  # and between two creations, once their replies have been lost for so long
+AGAIN = 3_600.0  # and between two creations, once their replies have been lost for so long, and two reads of files
 OVERDUE = 172_800.0  # twice the window: a batch that is not over by then is cancelled
 CANCELLING = 3_600.0  # and ends for us, when it is not over so long after (half an hour was seen, contracts A5)
+CANCEL_AGAIN = 60.0  # what does not get through within a minute is tried once more when the batch is heard of
 
 
 def patience(stage: Stage, kind: str) -> float:
@@ -167,7 +170,8 @@ class Batch:
         self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
         self.unreplied_since: float | None = None  # since when creations are not replied to, and not found
-        self.let_go_at: float | None = None  # when whoever waited was told that it is out of reach, and it still is
+        self.let_go_at: float | None = None  # since when it is out of reach, as whoever waited was told
+        self.is_seldom = False  # it is looked for seldom since
         self.repeated_at: float = 0.0  # then, or when its creation was last repeated since
         self.has_vanished = False  # the provider denies it, and it takes no room
         self._failing_as = ""
@@ -190,6 +194,8 @@ class Batch:
         self.escaped: set[int] = set()  # rows that were sent live, and are not to run in it
         self.unawaited_since: float | None = None  # since when it holds no others
         self.revoked = False  # cancelled on purpose
+        self.wanted: set[int] = set()  # rows that were asked for since
+        self.cancelled_at: float = 0.0  # when that was last asked for
         self.unclaimed: list[tuple[int, Row]] = []  # of the rows that came last
         self.failed: dict[int, Row] = {}  # that may fare better another time
         self.lived: set[int] = set()  # rows that were answered live
@@ -227,9 +233,24 @@ class Batch:
         """Note that whoever waited was told; those who come later are after another while."""
         if self.let_go_at is None:
             self.let_go_at = self.repeated_at = now
+        self.is_seldom = True
         self.denied_since = None
         if self.stage is not Stage.LOST:
             self.failing_since = None
+
+    def is_patient(self, kind: str, now: float) -> bool:
+        """Tell whether its step, which failed so, may go on failing before anybody hears of it."""
+        if self.is_seldom and self.is_lost(now):
+            return False
+        longest = math.inf if self.let_go_at is None else _LEFT_PATIENCE
+        return now - (self.failing_since or now) < min(patience(self.stage, kind), longest)
+
+    @property
+    def pause(self) -> float:
+        """Give the least time between two tries of its step, in seconds."""
+        if not self.is_seldom or self.stage is Stage.UPLOADED:
+            return 0.0
+        return AGAIN if self.stage is Stage.ENDED else SELDOM
 
     def is_lost(self, now: float) -> bool:
         """Tell whether it has been out of reach for so long that it is not looked for any more."""
@@ -368,6 +389,7 @@ class Batch:
             self.abandoned -= held
             self.unawaited_since = None
             self.repeated_at = 0.0  # it is worth another try
+            self.wanted |= held if self.revoked else set()
         if self.asked is not None:
             self.asked |= held
             if len(self.asked) + len(self.gone) >= self.total:
@@ -389,6 +411,16 @@ class Batch:
             self.gone = set(self.rows) - left
             self.lived = set(self.gone)  # nothing else ends before its batch
             self.well = len(self.gone)
+
+    def revoke(self) -> None:
+        """Note that it is cancelled on purpose; what is asked for from now on is not meant."""
+        self.revoked = True
+        self.wanted.clear()
+
+    @property
+    def is_to_end(self) -> bool:
+        """Tell whether it was cancelled, and still should be."""
+        return self.revoked or self.overdue_since is not None or self.unawaited_since == math.inf
 
     def abandon(self, rows: set[int], now: float) -> None:
         """Note that nobody awaits these rows any more."""

@@ -140,9 +140,12 @@ class Batches:
             open_ = {remote_id: batch for remote_id, batch in batches.items() if batch.stage is Stage.OPEN}
             places.note(open_, place, pages, now - self.lookup)
 
-    def cancel(self, batch: Batch) -> list[Command]:
+    def cancel(self, batch: Batch, now: float) -> list[Command]:
         """Cancel a batch that runs; one that is being created is cancelled when it is known."""
-        return [Cancel(batch.remote_id)] if batch.stage is Stage.OPEN and batch.remote_id is not None else []
+        if batch.stage is not Stage.OPEN or batch.remote_id is None:
+            return []
+        batch.cancelled_at = now
+        return [Cancel(batch.remote_id)]
 
     def is_being_created(self, batch: Batch) -> bool:
         """Tell whether a creation is under way: the batch neither waits for room nor for another try."""

@@ -8,9 +8,9 @@ from ..config import Timing
 from ..models import NO_REPLY, BatchStatus, Failure
 from .agenda import Agenda
 from .batch import (
+    CANCEL_AGAIN,
     CANCELLING,
     OVERDUE,
-    SELDOM,
     VANISHED,
     Batch,
     Do,
@@ -20,7 +20,6 @@ from .batch import (
     is_end,
     is_news,
     on_failure,
-    patience,
 )
 from .batches import Batches
 from .cadence import backoff, spread
@@ -123,10 +122,15 @@ class Checking:
 
     def heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         """Hear how a batch stands."""
-        batch.denied_since = batch.failing_since = batch.awaits = batch.let_go_at = None
-        batch.attempts = 0
+        batch.denied_since = batch.failing_since = batch.awaits = None
+        batch.attempts, batch.is_seldom = 0, False
         if batch.has_vanished:
             return [*self._endings.reappear(batch, now), *self.heard(batch, status, now)]
+        if not is_end(status.status):
+            return [*self._endings.reached(batch), *self._stands(batch, status, now)]
+        return self._stands(batch, status, now)
+
+    def _stands(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         if is_end(status.status) and ran(status) and not has_files(status) and batch.looks < _SHORT_READS:
             batch.looks += 1
             return self._read_later(batch, now)  # its files are named a moment later
@@ -148,7 +152,9 @@ class Checking:
         """
         if now - batch.opened_at >= OVERDUE and batch.overdue_since is None:
             batch.overdue_since = now
-            return self._batches.cancel(batch)
+            return self._batches.cancel(batch, now)
+        if batch.is_to_end and batch.status.status != "cancelling" and now - batch.cancelled_at >= CANCEL_AGAIN:
+            return self._batches.cancel(batch, now)  # the last word of it may not have got through
         return self._cancel_unawaited(batch, now)
 
     def _cancel_unawaited(self, batch: Batch, now: float) -> list[Command]:
@@ -161,7 +167,7 @@ class Checking:
             self._agenda.advance(batch.key, since + self._abandon)
             return []
         batch.unawaited_since = math.inf  # once
-        return self._batches.cancel(batch)
+        return self._batches.cancel(batch, now)
 
     def _look_at_age(self, batch: Batch, now: float) -> list[Command]:
         """Tell of a batch that takes far longer than others of its queue (traps 15)."""
@@ -239,14 +245,13 @@ class Checking:
         if batch.revoked and batch.stage in (Stage.PACKED, Stage.UPLOADED) and do is not Do.LOOK:
             return self._endings.stop(batch, now)
         batch.note_failure(failure.kind, now)
-        waits = now - (batch.failing_since or now) < patience(batch.stage, failure.kind) and not batch.is_lost(now)
-        if do is Do.AGAIN and waits:
+        batch.denied_since = None  # what is denied is denied each time
+        if do is Do.AGAIN and batch.is_patient(failure.kind, now):
             batch.attempts += 1
             if batch.stage is Stage.PACKED and failure.kind == "lost":
                 batch.again, batch.unsure_until = True, now + self._timing.lookup
             pause = backoff(batch.attempts, spread(batch.key, batch.attempts))
-            seldom = batch.let_go_at is not None and batch.stage is not Stage.UPLOADED
-            self._agenda.set(batch.key, now + (max(pause, SELDOM) if seldom else pause))
+            self._agenda.set(batch.key, now + max(pause, batch.pause))
             return []
         if do is Do.LOOK:
             batch.step(Step.LOST)

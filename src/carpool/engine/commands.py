@@ -9,13 +9,25 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from ..models import Attempt, BatchStatus, Failure, Lane, PackedBatch, Queue, Row, Run, Sought
-from .events import Admitted, Done, Escalated, GivenUp, Learned, Packed, Released, Returned, Settled, Wanted
+from .events import (
+    Admitted,
+    Done,
+    Escalated,
+    GivenUp,
+    Learned,
+    OutOfReach,
+    Packed,
+    Released,
+    Returned,
+    Settled,
+    Wanted,
+)
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """Record a fact that the engine decided, and feed it back."""
 
-    fact: Packed | Returned | Done | Learned | Settled | Escalated | Admitted | Released | GivenUp | Wanted
+    fact: Packed | Returned | Done | Learned | Settled | Escalated | Admitted | Released | GivenUp | Wanted | OutOfReach
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):

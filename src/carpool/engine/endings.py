@@ -8,12 +8,12 @@ from msgspec import structs
 from ..config import Timing
 from ..models import OUT_OF_MONEY, OUT_OF_REACH, Attempt, Failure
 from .agenda import Agenda
-from .batch import SELDOM, Batch, Stage
+from .batch import Batch, Stage
 from .batches import Batches
 from .cadence import spread
 from .commands import Bill, Command, Fail, LetGo, Record, Settle, Tell
 from .escalations import LOST, Escalations
-from .events import Answered, GivenUp, Learned, Wanted, unanswered
+from .events import Answered, GivenUp, Learned, OutOfReach, Wanted, unanswered
 from .lanes import Lanes, Name
 from .packing import Waiting
 from .retries import History, Retries, attempt_by, attempt_of, attempts_of, is_passing
@@ -156,28 +156,41 @@ class Endings:
         dropped = self._batches.drop(batch, list(rest), now, keep_files=keep_files)
         return [*kept, *failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
 
-    def let_go(self, batch: Batch, failure: Failure, now: float, *, code: str = OUT_OF_REACH) -> list[Command]:
+    def let_go(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         """Tell whoever waits why there is no answer yet, and look seldom for a batch that may be paid for.
 
-        It keeps its room, and submissions go on waiting for it; who asks for its rows again waits for them again. After
-        twice the provider's window it ends.
+        It keeps its room, but no others back: submissions go on waiting for it; who asks for its rows again waits for
+        them again. After twice the provider's window it ends.
         """
         if batch.is_lost(now):
             return self.end(batch, failure, now, keep_files=True)
+        lane = self._lanes[batch.lane]
+        lane.trial.dropped(batch.key)
         if batch.stage is Stage.LOST:
-            self._lanes[batch.lane].ledger.presume(batch.key, batch.opened_at)
-        message = f"Batch {batch.remote_id or batch.key} is out of reach, and looked for: {failure.message}"
-        told = [Tell("late", message, batch.lane, batch.remote_id)] if batch.let_go_at is None else []
+            lane.ledger.presume(batch.key, batch.opened_at)
+        told = self._tell_out_of_reach(batch, failure) if batch.let_go_at is None else []
         batch.let_go(now)
-        self._agenda.set(batch.key, now + SELDOM)
+        self._agenda.set(batch.key, now + batch.pause)
         awaited = batch.open - batch.abandoned
         awaited -= self._escalations.flying(awaited)
         attempts = self._attempts(batch, awaited, failure)
-        return [*told, LetGo(batch.remote_id, awaited, structs.replace(failure, code=code), attempts)]
+        left = LetGo(batch.remote_id, awaited, structs.replace(failure, code=OUT_OF_REACH), attempts)
+        return [*told, left, *self._batches.make_room(batch.lane.queue, now)]
+
+    def _tell_out_of_reach(self, batch: Batch, failure: Failure) -> list[Command]:
+        message = f"Batch {batch.remote_id or batch.key} is out of reach, and looked for: {failure.message}"
+        return [Tell("late", message, batch.lane, batch.remote_id), Record(OutOfReach(batch.key))]
+
+    def reached(self, batch: Batch) -> list[Command]:
+        """Note that a batch is out of reach no more."""
+        if batch.let_go_at is None:
+            return []
+        batch.let_go_at, batch.is_seldom = None, False
+        return [Record(OutOfReach(batch.key, over=True))]
 
     def vanish(self, batch: Batch, now: float) -> list[Command]:
         """Let go of a batch that the provider has denied for long: it counts as gone as long as it does."""
-        left = self.let_go(batch, _VANISHED, now, code="batch_vanished")
+        left = self.let_go(batch, _VANISHED, now)
         if batch.stage is Stage.DONE or batch.has_vanished:
             return left
         batch.has_vanished = True
@@ -260,7 +273,7 @@ class Endings:
         rest, left = self._rest(batch)
         left.difference_update(without)
         lost = self._escalations.lost(left)
-        stopped = left - lost if batch.revoked else frozenset[int]()
+        stopped = left - lost - batch.wanted if batch.revoked else frozenset[int]()
         unheard = lost & self._escalations.unheard(batch)  # whoever asks is told
         kept = self._escalations.keep_lost(batch.lane, rest.drop(unheard), now)
         lost -= unheard
@@ -309,10 +322,10 @@ class Endings:
 
     def revoke(self, batch: Batch, now: float) -> list[Command]:
         """Cancel a batch on purpose: what ran is paid for, and settled when it ends; the rest is not sent again."""
-        batch.revoked = True
+        batch.revoke()
         if batch.stage is Stage.PACKED or (batch.stage is Stage.UPLOADED and not self._batches.is_being_created(batch)):
             return self.stop(batch, now)
-        return self._batches.cancel(batch)
+        return self._batches.cancel(batch, now)
 
     def stop(self, batch: Batch, now: float) -> list[Command]:
         """End a batch that was cancelled on purpose before it was created."""

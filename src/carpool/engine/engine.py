@@ -51,6 +51,7 @@ from .events import (
     Limited,
     LiveEnded,
     NotFound,
+    OutOfReach,
     Packed,
     Recovered,
     Released,
@@ -73,7 +74,7 @@ from .recovery import Recovery
 from .retries import Retries
 from .rounds import Rounds
 
-_TOLD = (Settled, Delivered, Done, Cleared, Learned, Discarded, Spent, Admitted, Released, Wanted, GivenUp)
+_TOLD = (Settled, Delivered, Done, Cleared, Learned, Discarded, Spent, Admitted, Released, Wanted, GivenUp, OutOfReach)
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _TWICE = Failure("lost", "The provider gave one id to two batches.")
 
@@ -332,7 +333,7 @@ class Engine:
         self._nudges.created(batch, now)
         if self._leaving:
             return self._give_up(batch)
-        cancelled = self._batches.cancel(batch) if batch.revoked else []
+        cancelled = self._batches.cancel(batch, now) if batch.revoked else []
         return [*cancelled, *self._checking.heard(batch, event.status, now)]
 
     def _not_found(self, event: NotFound, now: float) -> list[Command]:
@@ -350,7 +351,7 @@ class Engine:
                 commands += self._endings.let_go(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
-                batch.let_go_at = batch.let_go_at if for_long else None
+                commands += [] if for_long else self._endings.reached(batch)
                 batch.repeated_at = now
                 self._lanes.repeated(now)
                 commands += (

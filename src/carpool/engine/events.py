@@ -264,6 +264,13 @@ class GivenUp(msgspec.Struct, frozen=True, gc=False):
     rows: Collection[int]
 
 
+class OutOfReach(msgspec.Struct, frozen=True, gc=False):
+    """Fact: a batch that may be paid for is out of reach, and whoever waited was told; or it is `over`."""
+
+    key: str
+    over: bool = False
+
+
 class Shared(msgspec.Struct, frozen=True, gc=False):
     """Fact: so large a share of every limit, and of the creations an hour, is this pool's; the rest is others'."""
 
@@ -399,6 +406,7 @@ Fact: TypeAlias = (
     | Released
     | Wanted
     | GivenUp
+    | OutOfReach
     | Shared
     | Failed
     | Settled

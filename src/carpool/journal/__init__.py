@@ -21,6 +21,7 @@ from ..engine.events import (
     Event,
     GivenUp,
     Learned,
+    OutOfReach,
     Packed,
     Released,
     Settled,
@@ -47,6 +48,7 @@ Recorded: TypeAlias = (
     | Released
     | Wanted
     | GivenUp
+    | OutOfReach
     | Submitted
     | Unmet
     | Acked

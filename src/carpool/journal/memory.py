@@ -21,6 +21,7 @@ from ..engine.events import (
     Event,
     GivenUp,
     Learned,
+    OutOfReach,
     Packed,
     Released,
     Settled,
@@ -100,6 +101,7 @@ class Memory:
             Released: folder.claims.release,
             Wanted: self._say,
             GivenUp: self._say,
+            OutOfReach: self._out_of_reach,
             Submitted: folder.submissions.add,
             Unmet: folder.submissions.fail,
             Acked: folder.submissions.ack,
@@ -130,6 +132,12 @@ class Memory:
         batch = self._folder.batches.get(number_of(fact.key))
         if batch is not None:
             batch[type(fact)] = at, fact
+
+    def _out_of_reach(self, fact: OutOfReach, at: float) -> None:
+        batch = self._folder.batches.get(number_of(fact.key), {})
+        batch.pop(OutOfReach, None)
+        if not fact.over:
+            batch[OutOfReach] = at, fact
 
     def _say(self, fact: Wanted | GivenUp, at: float) -> None:
         self._folder.stances.update(dict.fromkeys(fact.rows, (self._own, isinstance(fact, Wanted))))

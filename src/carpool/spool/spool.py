@@ -126,6 +126,10 @@ class Spool:
         """Remove a segment."""
         await self._run_sync(self._remove, segment_name(segment))
 
+    async def discard_download(self, name: str) -> None:
+        """Remove a downloaded file."""
+        await self._run_sync(self._remove, name)
+
     async def aclose(self) -> None:
         """Remove everything, unless it is a journal's."""
         async with self._writing:

@@ -17,6 +17,7 @@ from ...engine.events import (
     Event,
     GivenUp,
     Learned,
+    OutOfReach,
     Packed,
     Released,
     Settled,
@@ -73,6 +74,7 @@ class Facts:
             Released: claims.release,
             Wanted: stances.say,
             GivenUp: stances.say,
+            OutOfReach: self._out_of_reach,
             Submitted: submissions.add,
             Unmet: submissions.fail,
             Acked: submissions.ack,
@@ -118,6 +120,10 @@ class Facts:
             at,
             number_of(fact.key),
         )
+
+    def _out_of_reach(self, fact: OutOfReach, at: float) -> None:
+        since = None if fact.over else at
+        self._db.execute("UPDATE batch SET out_of_reach_at = ? WHERE number = ?", since, number_of(fact.key))
 
     def _settled(self, fact: Settled, at: float) -> None:
         """Keep where answers lie; rows that failed are never known again."""

@@ -8,6 +8,7 @@ process that opens no journal itself meanwhile.
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from .folder import DATABASE
 T = TypeVar("T")
 
 _TRIES = 10
+_PAUSE = 0.02  # seconds between two of them, where the index is just being made
 _PATIENCE = 5.0  # seconds to wait while a process that has just opened the journal reads its log
 
 _REASONS = {
@@ -28,6 +30,7 @@ _REASONS = {
     sqlite3.SQLITE_PERM: "it cannot be opened. Is it yours to read?",
     sqlite3.SQLITE_BUSY: "it is being opened. Look again",
     sqlite3.SQLITE_LOCKED: "it is being opened. Look again",
+    sqlite3.SQLITE_READONLY: "it is being opened. Look again",  # whoever opens it has not made its index yet
     sqlite3.SQLITE_PROTOCOL: "its file system keeps no locks",
     sqlite3.SQLITE_IOERR: "the disk fails",
     sqlite3.SQLITE_NOTADB: "it is no database",
@@ -58,14 +61,16 @@ def look(folder: Path, question: Callable[[Reader], T]) -> T | None:
     """
     path = folder / DATABASE
     with _mapped(path):
-        for _ in range(_TRIES):
+        for tries_left in reversed(range(_TRIES)):
             before = _state(path)
             try:
                 with _open(path, before) as reader:
                     answer = question(reader) if _is_made(reader, path) else None
-            except (sqlite3.Error, OSError, JournalError, *UNREADABLE):
-                if before == _state(path):
+            except (sqlite3.Error, OSError, JournalError, *UNREADABLE) as exc:
+                is_being_opened = _code(exc) == sqlite3.SQLITE_READONLY and tries_left > 0
+                if before == _state(path) and not is_being_opened:
                     raise
+                time.sleep(_PAUSE if is_being_opened else 0)
             else:
                 if before.log or before == _state(path):
                     return answer
@@ -144,5 +149,9 @@ def _mapped(path: Path) -> Iterator[None]:
     except OSError as exc:
         raise JournalError(f"The journal {path} cannot be read: {exc.strerror}.") from exc
     except (sqlite3.Error, *UNREADABLE) as exc:
-        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-        raise JournalError(f"The journal {path} cannot be read: {_REASONS.get(code, _DAMAGED)} ({exc}).") from exc
+        why = _REASONS.get(_code(exc), _DAMAGED)
+        raise JournalError(f"The journal {path} cannot be read: {why} ({exc}).") from exc
+
+
+def _code(exc: Exception) -> int:
+    return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF
