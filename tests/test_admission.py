@@ -268,6 +268,110 @@ async def test_calls_of_an_earlier_process_need_room_too(tmp_path: Any) -> None:
         assert set(at.emulator.books().bodies.values()) == {1}
 
 
+@pytest.mark.parametrize(("escalate", "after"), [(None, 40), ("live", 30), ("flex", 20)])
+async def test_a_call_in_line_has_its_time(escalate: Any, after: float) -> None:
+    """It ends, or is sent live, as it would if it had not waited in line."""
+    settings = {"max_pending": 1, "escalate": escalate}
+    async with world(pool=settings, pace=SLOW) as w, anyio.create_task_group() as tasks:
+        tasks.start_soon(w.ask, "first")
+        await anyio.sleep(1)
+        begin = anyio.current_time()
+        with carpool.options(timeout=40):
+            await w.ask("second")
+        assert anyio.current_time() - begin == pytest.approx(after, abs=2)
+    if escalate is None:
+        error = w.errors()["second"]
+        assert isinstance(error, carpool.RequestExpired)
+        assert "in line" in str(error)
+    else:
+        assert w.answers() == {"first": "first", "second": "second"}
+
+
+async def test_who_is_late_in_line_goes_and_others_stay_in_their_order() -> None:
+    async with world(pool={"max_pending": 1}, pace=SLOW) as w, anyio.create_task_group() as tasks:
+
+        async def hurry(text: str, timeout: float) -> None:
+            with carpool.options(timeout=timeout):
+                await w.ask(text)
+
+        tasks.start_soon(w.ask, "first")
+        await anyio.sleep(1)
+        for text, timeout in (("a", 1_000), ("b", 20), ("c", 1_000), ("d", 10)):
+            tasks.start_soon(hurry, text, timeout)
+            await anyio.sleep(1)
+        await anyio.sleep(30)
+        assert list(w.errors()) == ["d", "b"]
+        await anyio.sleep(300)
+        assert list(w.answers()) == ["first", "a", "c"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("escalate", [None, "live"])
+async def test_a_call_of_another_thread_in_line_has_its_time(escalate: Any) -> None:
+    timing = carpool.Timing(linger=0.02, max_linger=0.1, poll_min=0.02, poll_max=0.05)
+    settings: dict[str, Any] = {"max_pending": 1, "escalate": escalate, "timing": timing, "progress": False}
+    async with Emulator(pace=Pace(running=600)) as emulator:
+        pool = carpool.Pool("sk", emulator.url, thread=True, **settings)
+        await pool.start()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.request, CHAT, body("first"))
+            while pool.stats().accepted < 1:
+                await anyio.lowlevel.checkpoint()
+            asked = carpool.Request(CHAT, body("second"), timeout=1)
+            with anyio.fail_after(20):
+                if escalate:
+                    assert (await pool.request(asked)).batch_id == ""
+                else:
+                    with pytest.raises(carpool.RequestExpired, match="in line"):
+                        await pool.request(asked)
+            tasks.cancel_scope.cancel()
+        await pool.drain(0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("thread", [False, True])
+async def test_what_waits_in_line_is_cancelled_too(thread: bool) -> None:
+    outcomes: list[type] = []
+    async with Emulator(pace=Pace(running=600)) as emulator:
+        settings: dict[str, Any] = {"max_pending": 2, "timing": PATIENT, "progress": False, "thread": thread}
+        async with carpool.Pool("sk", emulator.url, **settings) as pool:
+
+            async def ask(text: str) -> None:
+                try:
+                    await pool.request(CHAT, body(text))
+                except carpool.RequestCancelled as exc:
+                    outcomes.append(type(exc))
+
+            async with anyio.create_task_group() as tasks:
+                for text in texts(20):
+                    tasks.start_soon(ask, text)
+                while pool.stats().accepted < 2:
+                    await anyio.lowlevel.checkpoint()
+                await settled(20)
+                await pool.cancel()
+            assert len(outcomes) == 20
+            assert pool.stats().accepted == 2
+
+
+async def test_a_submission_in_line_is_cancelled_too(tmp_path: Any) -> None:
+    cancelled: list[str] = []
+    async with site(tmp_path, pace=SLOW) as at, at.open(max_spool=20_000, timing=PATIENT) as w:
+
+        async def submit(text: str) -> None:
+            try:
+                await w.pool.submit(CHAT, body(text * 1_000), key=text)
+            except carpool.RequestCancelled:
+                cancelled.append(text)
+
+        async with anyio.create_task_group() as tasks:
+            for text in texts(30):
+                tasks.start_soon(submit, text)
+                await anyio.sleep(0.1)
+            await w.pool.cancel()
+        assert 0 < len(cancelled) < 30
+        assert set(cancelled) == set(texts(30)[-len(cancelled) :])
+
+
 # --- refusing
 
 
@@ -320,6 +424,33 @@ def test_what_becomes_of_calls_without_room_is_one_of_two(wrong: Any) -> None:
 
 
 # --- from other threads
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_refusals_make_no_room_for_calls_of_other_threads() -> None:
+    timing = carpool.Timing(linger=1_000, max_linger=1_000)
+    settings: dict[str, Any] = {"max_pending": 3, "when_full": "refuse", "timing": timing, "progress": False}
+    refused = 0
+    async with Emulator() as emulator:
+        pool = carpool.Pool("sk", emulator.url, thread=True, **settings)
+        await pool.start()
+
+        async def ask(text: str) -> None:
+            nonlocal refused
+            try:
+                await pool.request(CHAT, body(text))
+            except carpool.PoolFull:
+                refused += 1
+
+        async with anyio.create_task_group() as tasks:
+            for turn in range(1, 6):
+                for text in texts(10, f"{turn}"):
+                    tasks.start_soon(ask, text)
+                while refused < 10 * turn - 3:
+                    await anyio.lowlevel.checkpoint()
+                assert pool.stats().accepted == 3
+            tasks.cancel_scope.cancel()
+        await pool.drain(0)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -14,11 +14,12 @@ import anyio.lowlevel
 import httpx2
 import msgspec
 import pytest
-from virtual import CHAT, EMBEDDINGS, InMemory, Samples, Site, World, body, site
+from virtual import CHAT, EMBEDDINGS, InMemory, Samples, Site, World, body, run_here, site
 
 import carpool
 from carpool.journal import Known
 from carpool.journal.sqlite import Sqlite
+from carpool.settings import Ports
 from carpool.testing import Answer, Pace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
@@ -595,6 +596,29 @@ async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
             with pytest.raises(carpool.PoolClosed):
                 await pool.request(CHAT, body())
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+async def test_answers_go_where_the_journal_is_though_the_process_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        Path(tmp_path, name, "journal").mkdir(parents=True)
+    async with site(tmp_path) as s:
+        for times in range(2):
+            monkeypatch.chdir(tmp_path / "here")
+            pool = carpool.Pool("sk-key", "http://emulator/v1", journal="journal", _ports=at(s), progress=False)
+            async with pool, anyio.create_task_group() as tasks:
+                w = World(pool, s.emulator, s.transport)
+                tasks.start_soon(w.ask, "text")
+                await anyio.lowlevel.checkpoint()
+                monkeypatch.chdir(tmp_path / "there")
+            assert w.answers() == {"text": "text"}, times
+        assert sum(s.emulator.books().bodies.values()) == 1
+    assert not [*Path(tmp_path, "there", "journal").iterdir()]
+
+
+def at(s: Site) -> Ports:
+    return Ports(run_sync=run_here, transport=s.transport)
 
 
 async def test_a_folder_that_is_none_or_no_database_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What runs beside the callers and belongs to none of them."""
 
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._context = Context()
         self._ended = False
         self._changed = anyio.Event()
         self._finished = anyio.Event()
@@ -20,6 +22,7 @@ class Background:
 
     async def run(self, main: Callable[[], Awaitable[None]], started: anyio.Event) -> None:
         """Run `main`, and the steps that are started meanwhile, to the end; not where it was ended before it began."""
+        self._context = copy_context()
         try:
             async with anyio.create_task_group() as self._tasks:
                 started.set()
@@ -33,7 +36,7 @@ class Background:
         """Start a step; it is dropped where the background does not run."""
         if self._group is not None:
             self.busy += 1
-            self._group.start_soon(self._run, step, *args)
+            self._spawn(self._group, self._run, step, *args)
 
     async def _run(self, step: Callable[..., Awaitable[None]], *args: Any) -> None:
         try:
@@ -45,7 +48,11 @@ class Background:
     def watch(self, step: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
         """Start what goes on as long as the background does, and does not count as a step."""
         if self._group is not None:
-            self._group.start_soon(step, *args)
+            self._spawn(self._group, step, *args)
+
+    def _spawn(self, group: anyio.abc.TaskGroup, step: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Start a task in the pool's own context: a hook may look at the pool in the context of its caller, on trio."""
+        self._context.copy().run(group.start_soon, step, *args)
 
     @property
     def _group(self) -> anyio.abc.TaskGroup | None:

@@ -13,7 +13,7 @@ from weakref import WeakSet
 import anyio
 import anyio.lowlevel
 
-from .admission import Admission
+from .admission import Admission, Place
 from .errors import CarpoolError, PoolClosed
 from .intake import Intake
 from .models import Encoded, Response
@@ -29,7 +29,7 @@ _OVER = "The pool's event loop ended before the answer came."
 class Crossing:
     """Hold a call that comes from elsewhere, and then its outcome; `arrive` is called once it has one."""
 
-    __slots__ = ("_arrive", "call", "come", "context", "left", "number", "options", "outcome", "waiter")
+    __slots__ = ("_arrive", "call", "context", "left", "made_at", "number", "options", "outcome", "place", "waiter")
 
     def __init__(
         self,
@@ -46,7 +46,8 @@ class Crossing:
         self.number: int | None = None  # once it has joined its lane
         self.outcome: Response | BaseException | None = None
         self.left: bool = False
-        self.come: Callable[[], None] | None = None  # while it waits in line
+        self.place: Place | None = None  # while it waits in line
+        self.made_at: float | None = None  # where it does
         self._arrive = arrive
 
     def done(self) -> bool:
@@ -132,8 +133,15 @@ class Bridge:
     belongs in one.
     """
 
-    def __init__(self, intake: Intake, admission: Admission, post: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        admission: Admission,
+        post: Callable[[Callable[[], object]], object],
+        now: Callable[[], float],
+    ) -> None:
         self._intake = intake
+        self._now = now
         self._admission = admission
         self._post = post
         self._lock = threading.Lock()
@@ -218,8 +226,8 @@ class Bridge:
         sent, left = self._take(_AT_ONCE)
         # First, as an equal call among those that join may take what others left.
         self._intake.leave(crossing.number for crossing in left if crossing.number is not None)
-        for come in [crossing.come for crossing in left if crossing.come is not None]:
-            self._admission.leave(come)
+        for place in [crossing.place for crossing in left if crossing.place is not None]:
+            self._admission.leave(place)
         outcomes = [crossing.outcome for crossing in left]
         self._intake.take_back([outcome.custom_id for outcome in outcomes if isinstance(outcome, Response)])
         for crossing in sent:
@@ -239,19 +247,39 @@ class Bridge:
     def _join(self, crossing: Crossing) -> None:
         """Let a call join, or wait in line."""
         try:
-            if self._admission.is_crowded:
-                crossing.come = partial(self._come, crossing)
-                self._admission.enter(crossing.come)
+            if self._admission.is_crowded and crossing.call is not None:
+                self._stand_in_line(crossing, crossing.call.endpoint)
             else:
                 self._join_now(crossing)
         except Exception as exc:  # noqa: BLE001 - it is the caller's, as where nothing is handed over
+            crossing.place = None
             crossing.set_exception(exc)
+
+    def _stand_in_line(self, crossing: Crossing, endpoint: str) -> None:
+        crossing.made_at = self._now()
+        crossing.place = Place(
+            partial(self._come, crossing), partial(self._turn_away, crossing), partial(self._late, crossing, endpoint)
+        )
+        self._admission.enter(crossing.place, self._intake.latest(endpoint, crossing.options, crossing.made_at))
 
     def _come(self, crossing: Crossing) -> None:
         """Let a call join for which there is room now, in a step of its own: others may just be settled."""
-        crossing.come = None
+        crossing.place = None
         self._asked.append(crossing)
         self._wake.set()
+
+    def _turn_away(self, crossing: Crossing, error: CarpoolError) -> None:
+        crossing.place = None
+        crossing.set_exception(type(error)(*error.args))
+
+    def _late(self, crossing: Crossing, endpoint: str) -> None:
+        """Let a call join that is sent live now, or end it."""
+        crossing.place = None
+        try:
+            self._intake.late(endpoint, crossing.options)
+            self._join_now(crossing)
+        except Exception as exc:  # noqa: BLE001 - as above
+            crossing.set_exception(exc)
 
     def _join_asked(self) -> None:
         asked, self._asked = self._asked, []
@@ -266,7 +294,7 @@ class Bridge:
         call, crossing.call = crossing.call, None
         context, crossing.context = crossing.context, None
         if call is not None and not crossing.left:
-            crossing.number = self._intake.join(call, crossing.options, crossing, context)
+            crossing.number = self._intake.join(call, crossing.options, crossing, context, crossing.made_at)
 
     async def let_go(self) -> None:
         """Let callers go that were settled, and hear which answers did not reach them, for a second at most."""

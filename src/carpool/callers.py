@@ -259,7 +259,9 @@ class Callers:
         self.refusal = self.refusal or error
         self._end_streams(error)  # before they leave by themselves, all at once
         for number in [*islice(self._waiters, _AT_ONCE if self.seen is None else _TOLD)]:
-            waiter = self._waiters.pop(number)
+            waiter = self._waiters.pop(number, None)
+            if waiter is None:  # a hook that looked at the pool had it settled
+                continue
             if not waiter.done():
                 waiter.set_exception(_copy(error))
             if self.seen is not None:

@@ -123,6 +123,7 @@ class Collector:
             settings.max_pending,
             lambda: self.backlog >= settings.max_spool,
             lambda: self.callers.refusal is not None,
+            lambda: self._stir.set(),
             refuses=settings.when_full == "refuse",
         )
         self.background.listen(self.admission.look)
@@ -497,6 +498,8 @@ class Collector:
         """Cancel batches on purpose, or all there is, and all that waits; gives the ids of which there is no batch."""
         self.take_in()
         unknown = frozenset() if batch_ids is None else batch_ids - self._engine.remote_ids()
+        if batch_ids is None:
+            self.admission.turn_away(RequestCancelled(ON_PURPOSE.message))  # first: there will be room
         if not unknown:
             self.feed(Revoked(batch_ids))
         if batch_ids is None:
@@ -571,6 +574,7 @@ class Collector:
     async def wait(self) -> None:
         """Wait until something has happened, or is due."""
         self._stir = anyio.Event()
-        pause = min(self._engine.deadline(), self.intake.deadline) - self.now()
+        due = min(self._engine.deadline(), self.intake.deadline, self.admission.deadline)
+        pause = due - self.now()
         with anyio.move_on_after(max(0.0, pause)):
             await self._stir.wait()

@@ -130,11 +130,15 @@ class Here:
         self._check()
         self._callers.admit()
         call = self._intake.encode(endpoint, body)
-        await self._admission.turn()
+        made_at = self.session.collector.now()
+        has_room = await self._admission.turn(self._intake.latest(endpoint, options, made_at))
         try:
-            return self._intake.accept_encoded(call, options)
+            if not has_room:
+                self._intake.late(endpoint, options)
+            return self._intake.accept_encoded(call, options, made_at)
         finally:
-            self._admission.joined()
+            if has_room:
+                self._admission.joined()
 
     @property
     def is_behind(self) -> bool:

@@ -27,6 +27,7 @@ _TIMED_OUT = (
 
 Streamed: TypeAlias = tuple[int, Encoded, Options]  # a call of a stream, and its position there
 
+_NO_ROOM = "The call's timeout ended while it waited in line for room, as max_pending has it. It was not sent."
 _AT_ONCE = 500  # calls whose time is over: some milliseconds of the event loop
 _SOON = 1.0  # seconds, in which a call is found in the journal, or not
 
@@ -84,29 +85,58 @@ class Intake:
         waiter = self._new_waiter()
         return self._join(call, options, waiter), waiter
 
-    def accept_encoded(self, call: Encoded, options: Options) -> tuple[int, Waiter]:
-        """Let a call join its lane that was encoded already; see `accept`."""
+    def accept_encoded(self, call: Encoded, options: Options, made_at: float) -> tuple[int, Waiter]:
+        """Let a call join its lane that was encoded already, and made at `made_at`; see `accept`."""
         waiter = self._new_waiter()
-        return self.join(call, options, waiter), waiter
+        return self.join(call, options, waiter, made_at=made_at), waiter
+
+    def latest(self, endpoint: str, options: Options, made_at: float) -> float:
+        """Give until when a call may wait before it joins: then it is sent live, or its time is over."""
+        timeout = math.inf if options.timeout is None else options.timeout
+        kept = margin(timeout, self._escalate) if self._escalates(endpoint, options) and self._escalate else 0.0
+        return made_at + timeout - kept
+
+    def late(self, endpoint: str, options: Options) -> None:
+        """Raise `RequestExpired` where a call that has waited so long is not sent live."""
+        if not self._escalates(endpoint, options):
+            raise RequestExpired(_NO_ROOM)
+
+    def _escalates(self, endpoint: str, options: Options) -> bool:
+        return not options.live and self._escalate is not None and may_escalate(endpoint, self._escalate)
 
     def encode(self, endpoint: str, body: Body) -> Encoded:
         """Check a call and encode it; from any thread."""
         return self._provider.encode(endpoint, body)
 
-    def join(self, call: Encoded, options: Options, waiter: Settled, context: Context | None = None) -> int:
+    def join(
+        self,
+        call: Encoded,
+        options: Options,
+        waiter: Settled,
+        context: Context | None = None,
+        made_at: float | None = None,
+    ) -> int:
         """Let a call join its lane, to be settled by `waiter`; gives its number.
 
-        Where the caller is elsewhere, `context` is the one in which it made the call.
+        Where the caller is elsewhere, `context` is the one in which it made the call. What waited in line was made at
+        `made_at`.
         """
         self._callers.admit()
-        return self._join(call, options, waiter, context)
+        return self._join(call, options, waiter, context, made_at)
 
-    def _join(self, call: Encoded, options: Options, waiter: Settled, context: Context | None = None) -> int:
+    def _join(
+        self,
+        call: Encoded,
+        options: Options,
+        waiter: Settled,
+        context: Context | None = None,
+        made_at: float | None = None,
+    ) -> int:
         number = self._given + 1
         if self._bounded:
             self._afford(number, call, options)
         self._callers.add(number, waiter, options.tags)
-        self._begin(number, call, options)
+        self._begin(number, call, options, made_at)
         if self._seen is not None:
             self._tell(number, call, options, context)
         return number
@@ -175,12 +205,15 @@ class Intake:
         if live or not self._seeks(options):
             self._callers.afford(number, call.model, len(call.body), live=live)
 
-    def _begin(self, number: int, call: Encoded, options: Options) -> None:
+    def _begin(self, number: int, call: Encoded, options: Options, made_at: float | None = None) -> None:
         """Send a call, let it join its lane, or have it looked for first: each call goes through here."""
         self.accepted += 1
         self._given = number
         key, timeout, priority, _, live = options  # at once: to read fields of a tuple by name takes its time
-        by = math.inf if timeout is None else pack_by(timeout, self._now())
+        by = math.inf
+        if timeout is not None:
+            made_at = self._now() if made_at is None else made_at
+            by = pack_by(timeout, made_at)
         if live or self._live.everything:
             live = True
             self._live.begin(number, call)
@@ -188,8 +221,8 @@ class Intake:
             self._spool.add(self._lane(call, priority), number, call.body, call.inputs, None, by)
         else:
             self._look_for(self.resumption, number, call, self._lane(call, priority), key, by)
-        if timeout is not None:
-            self._set_deadline(number, call.endpoint, timeout, live=live)
+        if timeout is not None and made_at is not None:
+            self._set_deadline(number, call.endpoint, timeout, made_at, live=live)
         if not self._stirred:
             self._wake()
 
@@ -198,8 +231,8 @@ class Intake:
             self._stirred = True
             self._stir()
 
-    def _set_deadline(self, number: int, endpoint: str, timeout: float, *, live: bool) -> None:
-        at = self._now() + timeout
+    def _set_deadline(self, number: int, endpoint: str, timeout: float, made_at: float, *, live: bool) -> None:
+        at = made_at + timeout
         self._deadlines.set(number, at)
         if not live and self._escalate is not None and may_escalate(endpoint, self._escalate):
             self._near.set(number, at - margin(timeout, self._escalate))

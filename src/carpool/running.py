@@ -120,6 +120,7 @@ class Running:
                 collector.take_in()
                 collector.feed(Escalate(hurried))
             collector.intake.expire()
+            collector.admission.expire(collector.now())
             collector.feed(Tick())
 
     async def _write(self) -> None:

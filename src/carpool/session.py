@@ -14,6 +14,7 @@ import anyio
 
 from . import limits, prices, progress
 from .account import Account
+from .admission import Place
 from .bridge import Bridge
 from .bulk import Errands, Reader, Shelf, Stream
 from .collector import Collector
@@ -63,7 +64,7 @@ class Session:
         self._settings = settings
         self._run_sync = run_sync
         self._reporter = progress.start(settings.progress, journal=_folder(settings) is not None)
-        self.bridge: Bridge = Bridge(collector.intake, collector.admission, runtime.post)
+        self.bridge: Bridge = Bridge(collector.intake, collector.admission, runtime.post, collector.now)
         running.let_go = self.bridge.let_go
         self.errands: Errands = Errands(runtime.post)
         self._streams: WeakSet[Stream] = WeakSet()
@@ -132,7 +133,8 @@ class Session:
         """Take a submission in, when the disk has room for it; whoever waits is told `PoolFull` where nobody may."""
         try:
             if self.collector.admission.overloaded:
-                self.collector.admission.enter(partial(self._submit_in_turn, entry))
+                come = partial(self._submit_in_turn, entry)
+                self.collector.admission.enter(Place(come, lambda error: entry.refuse(copies(error))))
             else:
                 self.submissions.begin(entry)
         except PoolFull as exc:

@@ -166,7 +166,7 @@ def checked_folder(journal: Any) -> Path | None:
     path = os.fspath(journal) if isinstance(journal, str | os.PathLike) else None
     if not isinstance(path, str) or not path:
         raise ConfigurationError(f"journal must be the path of a folder, as a str or a Path, or None; got {journal!r}.")
-    return Path(path)
+    return Path(path).absolute()  # the process may change its working directory while answers are written
 
 
 def checked_flag(name: str, flag: Any) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 
+from .admission import Place
 from .collector import Collector
 from .errors import CarpoolError
 from .formats import body_of
@@ -81,14 +82,15 @@ class StreamPort:
             asked = True
             self.changed()
 
-        self._admission.enter(come)
+        place = Place(come)
+        self._admission.enter(place)
         try:
             await self.until(lambda: asked or is_over())
         except BaseException:
-            self._admission.leave(come)
+            self._admission.leave(place)
             raise
         if not asked:
-            self._admission.leave(come)
+            self._admission.leave(place)
         return asked
 
     def joined(self) -> None:

@@ -20,6 +20,23 @@ COMMANDS = list(typer.main.get_command(app).commands)  # type: ignore[attr-defin
 WIDE = {"COLUMNS": "200", "TERM": "dumb"}
 
 
+INTERRUPTED = """
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "carpool.cli.app":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from carpool.cli import main
+main()
+"""
+
+
+def test_ctrl_c_while_it_starts_ends_it_without_a_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # --- help
 
 

@@ -31,7 +31,7 @@ from carpool import JournalError
 from carpool.engine.events import Accepted, Delivered, Discarded, GivenUp, Learned
 from carpool.journal import Summary
 from carpool.journal.sqlite import database
-from carpool.journal.sqlite.folder import prepare
+from carpool.journal.sqlite.folder import living, prepare
 from carpool.models import Queue
 
 pytestmark = pytest.mark.anyio
@@ -424,6 +424,39 @@ async def test_a_thread_that_asyncio_no_longer_waits_for_is_let_finish(folder: P
     heir = await home.open()
     assert await load(heir) == [(NOW, Accepted(LANE, mine.run(1)))]
     await heir.aclose()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("finishes_first", [False, True])
+async def test_a_journal_whose_opening_asyncio_cancels_is_closed(folder: Path, finishes_first: bool) -> None:
+    opening, opened = threading.Semaphore(0), threading.Semaphore(0)
+
+    def say_so(func: Callable[..., Any], *args: object) -> Any:
+        opening.release()
+        try:
+            return func(*args)
+        finally:
+            opened.release()
+
+    async def run_sync(func: Callable[..., Any], /, *args: object) -> Any:
+        return await anyio.to_thread.run_sync(say_so, func, *args)
+
+    home = DiskHome(folder, run_sync)
+    await (await DiskHome(folder).open()).aclose()
+    with looking_at(folder) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        task = asyncio.create_task(home.open())
+        await anyio.to_thread.run_sync(opening.acquire)
+        if finishes_first:
+            connection.execute("COMMIT")
+            opened.acquire()  # before the event loop hears of it
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        if not finishes_first:
+            connection.execute("COMMIT")
+            await anyio.to_thread.run_sync(opened.acquire)
+    assert not living(folder, None)
 
 
 async def test_closing_twice_does_nothing(folder: Path) -> None:

@@ -16,13 +16,14 @@ import anyio.lowlevel
 import httpx2
 import msgspec
 import pytest
+from anyio.abc import TaskGroup
 from virtual import CHAT, Interrupted, World, body, site, world
 
 import carpool
 from carpool.event import Event, Kind
 from carpool.observe.teller import Teller
 from carpool.stats import line
-from carpool.testing import Answer, Faults, Pace, Troubles, echo
+from carpool.testing import Answer, Emulator, Faults, Pace, Troubles, echo
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 
@@ -446,6 +447,42 @@ async def test_a_hook_may_call_the_pool() -> None:
         await w.ask_all(texts(3))
     assert seen[0] == ("accepted", 1)
     assert dict(seen)["done"] == 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_hook_may_call_a_pool_of_another_thread(tmp_path: Path) -> None:
+    counted: list[int] = []
+
+    def look(event: Event) -> None:
+        if event.kind == "accepted":
+            counted.append(pool.stats().accepted)
+
+    async with Emulator() as emulator:
+        pool = carpool.Pool("sk", emulator.url, journal=tmp_path / "j", thread=True, on_event=look, progress=False)
+        async with pool:
+            for text in ("a", "b"):
+                assert (await pool.request(CHAT, body(text))).text == text
+    assert counted == [1, 2]
+
+
+async def test_a_hook_may_call_the_pool_while_its_callers_are_told_that_it_is_left() -> None:
+    def look(event: Event) -> None:
+        if event.kind == "failed":
+            w.pool.stats()
+
+    async def leave(tasks: TaskGroup) -> None:
+        for text in texts(5):  # the lane is closed: each fails as soon as it has joined
+            tasks.start_soon(w.ask, text)
+        await anyio.lowlevel.checkpoint()
+        raise RuntimeError("mine")
+
+    settings = {"on_event": look, "canary": 2}
+    async with anyio.create_task_group() as tasks:
+        with suppress(RuntimeError):
+            async with world(pool=settings, troubles=Troubles(failing={400: 1.0})) as w:
+                await w.pool.gather([body("a"), body("b")], endpoint=CHAT, return_exceptions=True)
+                await leave(tasks)
+    assert len(w.settled) == 5
 
 
 async def test_a_hook_is_called_in_the_context_of_whoever_makes_a_call() -> None:

@@ -8,10 +8,9 @@ from io import TextIOWrapper
 def main() -> None:
     """Run the command; exits with 2 where the extra that it needs is not installed."""
     try:
-        import typer  # noqa: F401 - asked for here, so that a missing extra is one sentence and no traceback
-    except ModuleNotFoundError:
-        sys.stderr.write("carpool: the command needs typer: install carpool with its extra cli\n")
-        sys.exit(2)
+        _load()
+    except KeyboardInterrupt:  # nothing has begun
+        sys.exit(130)
     from .app import app
     from .ending import ended
     from .saying import give_up_what_is_unsaid
@@ -31,3 +30,12 @@ def main() -> None:
     finally:
         log.removeHandler(warnings)
         give_up_what_is_unsaid()
+
+
+def _load() -> None:
+    try:
+        import typer  # noqa: F401 - asked for here, so that a missing extra is one sentence and no traceback
+    except ModuleNotFoundError:
+        sys.stderr.write("carpool: the command needs typer: install carpool with its extra cli\n")
+        sys.exit(2)
+    from . import app  # noqa: F401 - it takes a moment, in which somebody may change their mind

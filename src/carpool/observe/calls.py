@@ -162,9 +162,10 @@ class CallsSeen:
     def failed_some(self, error: CarpoolError, most: int) -> bool:
         """Tell it of so many at most; gives whether there are others."""
         for number in [*islice(self._calls, most)]:
-            if self._calls[number].kept:
+            call = self._calls.get(number)
+            if call is not None and call.kept:
                 self.left((number,), _KEPT)
-            else:
+            elif call is not None:  # or a hook that looked at the pool had it told
                 self.failed(number, error, None)
         return bool(self._calls)
 

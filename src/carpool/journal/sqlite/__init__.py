@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +42,12 @@ class Sqlite:
 
         What was delivered more than `retention` seconds ago is removed.
         """
-        return cls(await run_sync(_mapped, Store, folder, account, retention), run_sync)
+        opening = _Opening(partial(Store, folder, account, retention))
+        try:
+            return cls(await run_sync(_mapped, opening.run), run_sync)
+        except BaseException:
+            opening.leave()
+            raise
 
     async def note_key(self, mark: str) -> None:
         """Note the mark of the key in use."""
@@ -138,6 +144,32 @@ class Sqlite:
     def _run(self, func: Callable[..., Any], *args: object) -> Any:
         with self._alone:
             return _mapped(func, *args)
+
+
+class _Opening:
+    """Make a store in a thread, which runs on where asyncio cancels what waits for it: then it is closed again."""
+
+    def __init__(self, make: Callable[[], Store]) -> None:
+        self._make = make
+        self._alone = threading.Lock()
+        self._store: Store | None = None
+        self._left = False
+
+    def run(self) -> Store:
+        """Make it; in a thread."""
+        store = self._make()
+        with self._alone:
+            self._store = store
+            if self._left:
+                store.close()
+        return store
+
+    def leave(self) -> None:
+        """Have it closed, now or when it is made."""
+        with self._alone:
+            self._left = True
+            if self._store is not None:
+                self._store.close()
 
 
 def _is_left(steps: Iterator[None]) -> bool:
