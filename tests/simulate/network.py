@@ -1,6 +1,7 @@
 """The network of a process: slow, and what has left it arrives, whatever becomes of the process."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -9,6 +10,7 @@ import anyio.abc
 import httpx2
 
 from .calls import CHAT, number_of
+from .plan import What
 
 _BATCHES = "/v1/batches"
 _ORDERS = (_BATCHES, CHAT)  # to send these twice is to order twice
@@ -19,6 +21,7 @@ _RUNS = {
     "output_file_id": None,
     "error_file_id": None,
 }
+_ERRORS = re.compile(rb'"error_file_id": ?"([^"]+)"')
 _Sent: TypeAlias = "list[httpx2.Response | Exception]"
 
 
@@ -45,14 +48,15 @@ class Sender(Protocol):
 class Network(httpx2.AsyncBaseTransport):
     """Carry requests of a sender to an ASGI application, whose work is done in the task group `outside`.
 
-    Where the listing is `stale`, it shows each batch for ever as it was when it began to run. While they are `locked`,
-    batches are shown to nobody.
+    Where the listing is `stale`, it shows each batch for ever as it was when it began to run. What is `locked` is shown
+    to nobody.
     """
 
     def __init__(
-        self, sender: Sender, app: Any, outside: anyio.abc.TaskGroup, *, stale: bool, locked: Callable[[], bool]
+        self, sender: Sender, app: Any, outside: anyio.abc.TaskGroup, *, stale: bool, locked: Callable[[], What | None]
     ) -> None:
         self._locked = locked
+        self._error_files: set[str] = set()  # as far as replies named them
         self._sender = sender
         self._stale = stale
         self._app = httpx2.ASGITransport(app=app)
@@ -61,8 +65,8 @@ class Network(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         await request.aread()
         await self._sender.travel()
-        if request.method == "GET" and request.url.path.startswith(_BATCHES) and self._locked():
-            return httpx2.Response(403, json={"error": {"message": "The key may not read batches."}})
+        if request.method == "GET" and self._is_locked(request.url.path):
+            return httpx2.Response(403, json={"error": {"message": "The key may not read this."}})
         sent: _Sent = []
         arrived = anyio.Event()
         self._outside.start_soon(self._serve, request, sent, arrived)
@@ -81,10 +85,21 @@ class Network(httpx2.AsyncBaseTransport):
             self._sender.answered_live(number_of(request.content))
         return reply
 
+    def _is_locked(self, path: str) -> bool:
+        match self._locked():
+            case "batches":
+                return path.startswith(_BATCHES)
+            case "errors":
+                return any(f"/{file_id}/content" in path for file_id in self._error_files)
+        return False
+
     async def _serve(self, request: httpx2.Request, sent: _Sent, arrived: anyio.Event) -> None:
         try:
             reply = await self._app.handle_async_request(request)
             parts = await _read(reply)
+            if request.url.path.startswith(_BATCHES):
+                content = b"".join(part for part in parts if isinstance(part, bytes))
+                self._error_files.update(match.decode() for match in _ERRORS.findall(content))
             page = _page(parts) if self._stale and (request.method, request.url.path) == _LISTING else None
             if page is None:
                 sent.append(httpx2.Response(reply.status_code, headers=reply.headers, stream=_Parts(parts)))

@@ -8,6 +8,7 @@ import msgspec
 
 Backend = Literal["asyncio", "trio"]
 How = Literal["kill", "leave"]
+What = Literal["batches", "errors"]
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,10 +28,14 @@ class Full(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Locked(msgspec.Struct, frozen=True, kw_only=True):
-    """Let nobody look at batches from `at` seconds from the beginning, for so many seconds: the key is refused."""
+    """Let nobody look from `at` seconds from the beginning, for so many seconds: the key is refused.
+
+    At batches, or at their files of errors.
+    """
 
     at: float
     seconds: float
+    what: What = "batches"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +47,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     may `escalate`. Of the queue's limit `use` is used in the mean: where it is more than 1 the calls pile up. The pools
     may use the share `told` of it, or with 0 have to learn it; at `lowered`, unless that is 0, it becomes less. A batch
     runs for `running`; so many `creations` are allowed in an hour, and a `stale` listing does not tell what becomes of
-    them; batches are `locked` at times. A slow step of the disk, which is `full` at times, takes up to `disk`, one of
-    the network up to `net`; requests that change nothing are sent `twice`. `faults`, `troubles` and `lags` are the
-    emulator's, `failing` rows are by status.
+    them; batches, or files, are `locked` at times. A slow step of the disk, which is `full` at times, takes up to
+    `disk`, one of the network up to `net`; requests that change nothing are sent `twice`. `faults`, `troubles` and
+    `lags` are the emulator's, `failing` rows are by status.
     """
 
     seed: int
@@ -98,13 +103,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
         A tenth of an hour's may be had at once, the rest drips in.
         """
-        locked = sum(lock.seconds + _LOOK for lock in self.locked)
+        locked = sum(lock.seconds + _LOOKS[lock.what] for lock in self.locked)
         rationed = max(0, self.calls - self.creations / 10) * 4_000 / self.creations
         return self.seconds + locked + rationed + PATIENCE
 
 
 PATIENCE = 600.0  # seconds after the last request in which the last answer must have come
-_LOOK = 600.0  # seconds: twice as long as it may take until what could not be looked at is looked at again
+# Seconds that it may take until what could not be looked at is looked at again, and some more.
+_LOOKS: dict[What, float] = {"batches": 600.0, "errors": 4_200.0}
 _RARELY = 0.06
 _FAULTS = {
     "lost_reply": 0.01,
@@ -181,9 +187,12 @@ def _full(chance: random.Random, until: float) -> Iterator[Full]:
 
 
 def _locked(chance: random.Random, until: float) -> Iterator[Locked]:
-    """Draw when batches cannot be looked at: for longer than callers are left without word, which takes long to run."""
-    if chance.random() < _RARELY:
+    """Draw when nobody may look: for longer than callers are left without word, which takes long to run."""
+    drawn = chance.random()
+    if drawn < _RARELY:
         yield Locked(at=round(chance.uniform(0.1, 1.0) * until, 3), seconds=1_000.0)
+    elif drawn < 1.5 * _RARELY:
+        yield Locked(at=round(chance.uniform(0.1, 1.0) * until, 3), seconds=1_000.0, what="errors")
 
 
 def _stops(chance: random.Random, services: int, until: float, running: float) -> list[Stop]:

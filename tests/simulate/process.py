@@ -17,6 +17,7 @@ from carpool.settings import Ports
 
 from .kernel import Holdings, Kernel
 from .network import Network
+from .plan import What
 
 URL = "http://emulator/v1"
 _ENDS = frozenset({"answered", "failed", "expired", "left"})
@@ -47,7 +48,7 @@ class Process:
         live: float,
         twice: float,
         stale: bool,
-        locked: Callable[[], bool],
+        locked: Callable[[], What | None],
         injected: Counter[str],
         **settings: Any,
     ) -> None:

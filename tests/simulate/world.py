@@ -11,11 +11,12 @@ import anyio
 import anyio.abc
 
 import carpool
+from carpool.models import OUT_OF_REACH
 from carpool.testing import Books, Emulator, Faults, Pace, Troubles
 
 from .calls import CHAT, Answers, body_of, count, tokens_of
 from .kernel import Kernel
-from .plan import PATIENCE, Plan, Stop
+from .plan import PATIENCE, Plan, Stop, What
 from .process import Gone, Process
 from .submitting import Desk, is_submitted
 
@@ -75,7 +76,7 @@ class World:
         self._all: list[Process] = []
         self._at: list[Process | None] = [None] * plan.services
         self._pauses = [0.1] * plan.services
-        self._locked = False
+        self._locked: What | None = None
         self._settled = anyio.Event()
         self._turns = defaultdict[tuple[int, int], anyio.Lock](anyio.Lock)
         self._desk = Desk(plan, self._settle)
@@ -235,15 +236,15 @@ class World:
             self._note("the disk has room")
 
     async def _lock(self) -> None:
-        """Let nobody look at batches for a while."""
+        """Let nobody look at batches, or at files of errors, for a while."""
         for lock in self._plan.locked:
             await anyio.sleep(max(0.0, lock.at - anyio.current_time()))
-            self._note("batches are locked")
+            self._note(f"{lock.what} are locked")
             self.seen.injected["locked out"] += 1
-            self._locked = True
+            self._locked = lock.what
             await anyio.sleep(lock.seconds)
-            self._locked = False
-            self._note("batches are shown again")
+            self._locked = None
+            self._note(f"{lock.what} are shown again")
 
     def _end(self, process: Process, stop: Stop) -> None:
         self.seen.injected[stop.how] += 1
@@ -343,20 +344,22 @@ class World:
             except self._passing as exc:
                 return type(exc).__name__
             except carpool.RequestFailed as exc:
-                took = anyio.current_time() - start
-                self.seen.failed[number] += exc.custom_id is not None  # or its caller's time was over, not the request
-                if isinstance(exc, carpool.RequestExpired) and self._is_timely(took):
-                    return "its time was over"
-                if len(exc.attempts) < 3:
-                    self.seen.faults.append(
-                        f"call {number} failed too early, after {took:.2f} s: {exc!r}, {exc.attempts}"
-                    )
-                return repr(exc)
+                return self._why_failed(number, exc, anyio.current_time() - start)
             except carpool.CarpoolError as exc:
                 self.seen.faults.append(f"call {number} was told {exc!r}")
                 return repr(exc)
             return None
         return "no patience"
+
+    def _why_failed(self, number: int, exc: carpool.RequestFailed, took: float) -> str:
+        if exc.code == OUT_OF_REACH and self._plan.locked:
+            return repr(exc)
+        self.seen.failed[number] += exc.custom_id is not None  # or its caller's time was over, not the request
+        if isinstance(exc, carpool.RequestExpired) and self._is_timely(took):
+            return "its time was over"
+        if len(exc.attempts) < 3:
+            self.seen.faults.append(f"call {number} failed too early, after {took:.2f} s: {exc!r}, {exc.attempts}")
+        return repr(exc)
 
     @property
     def _passing(self) -> tuple[type[Exception], ...]:
