@@ -1,6 +1,7 @@
 """How many calls may be under way, and who comes next where there is no room: on virtual time, on both backends."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from virtual import CHAT, World, body, site, world
 
 import carpool
+from carpool.admission import Admission, Place
 from carpool.testing import Emulator, Pace
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
@@ -351,6 +353,43 @@ async def test_what_waits_in_line_is_cancelled_too(thread: bool) -> None:
                 await pool.cancel()
             assert len(outcomes) == 20
             assert pool.stats().accepted == 2
+
+
+@pytest.mark.parametrize("thread", [False, True])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_was_just_asked_to_come_is_cancelled_too(thread: bool) -> None:
+    """As where the rest is cancelled at the first answer."""
+    timing = carpool.Timing(linger=0.02, max_linger=0.1, poll_min=0.02, poll_max=0.05)
+    settings: dict[str, Any] = {"max_pending": 2, "timing": timing, "progress": False, "thread": thread}
+    outcomes: list[object] = []
+    async with Emulator() as emulator, carpool.Pool("sk", emulator.url, **settings) as pool:
+
+        async def ask(text: str) -> None:
+            try:
+                outcomes.append((await pool.request(CHAT, body(text))).text)
+            except carpool.RequestCancelled as exc:
+                outcomes.append(type(exc))
+            else:
+                await pool.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for text in texts(6):
+                tasks.start_soon(ask, text)
+        assert sum(isinstance(outcome, str) for outcome in outcomes) <= 2
+        assert len(outcomes) == 6
+        assert sum(batch.total for batch in emulator.books().batches) == 2
+
+
+def test_places_that_were_given_up_are_not_held() -> None:
+    pending: list[int] = [0]
+    admission = Admission(pending, 1, lambda: False, lambda: False, lambda: None, refuses=False)
+    admission.enter(Place(lambda: None), by=10.0)
+    for _ in range(5_000):
+        place = Place(lambda: None)
+        admission.enter(place, by=1e6)
+        admission.leave(place)
+    assert sum(isinstance(one, Place) for one in gc.get_objects()) < 100
+    assert admission.deadline == 10.0
 
 
 async def test_a_submission_in_line_is_cancelled_too(tmp_path: Any) -> None:

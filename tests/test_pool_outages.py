@@ -223,6 +223,81 @@ async def test_answers_are_not_kept_back_where_the_file_of_errors_cannot_be_read
     assert len(downloads) == 1
 
 
+async def test_what_is_in_the_file_of_errors_is_told_where_the_file_of_answers_cannot_be_read(tmp_path: Path) -> None:
+    class WithoutAnswers(OneFileAlone):
+        def __call__(self, request: httpx2.Request) -> None:
+            path = request.url.path
+            if path.endswith("/content"):
+                self.reads[path] = self.reads.get(path, 0) + 1
+                if path == next(iter(self.reads)):
+                    request.url = httpx2.URL("http://emulator/v1/files/nothing/content")
+
+    files = WithoutAnswers()
+    troubles = Troubles(failing={400: 0.5})
+    errors: list[BaseException | None] = []
+    async with site(tmp_path, before=files, troubles=troubles, seed=5, **SLOW) as s, s.open(**KEPT) as w:
+        for number in range(10):
+            await w.pool.submit(CHAT, body(f"{number}"), key=f"{number}")
+        with anyio.move_on_after(10 * HOUR):
+            async with w.pool.outcomes() as outcomes:
+                async for outcome in outcomes:
+                    errors.append(outcome.error)
+                    outcome.ack()
+        await w.pool.drain(0)
+    assert {type(error) for error in errors} == {carpool.RequestRejected}
+    assert 2 <= len(errors) <= 8
+
+
+async def test_a_file_that_came_short_is_read_again_though_the_other_cannot_be(tmp_path: Path) -> None:
+    class Short(InMemory):
+        """Leave the last line of the first file out, the first time."""
+
+        contents = 0
+
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response = await super().handle_async_request(request)
+            if request.url.path.endswith("/content") and response.is_success:
+                self.contents += 1
+                if self.contents == 1:
+                    lines = (await response.aread()).splitlines(keepends=True)
+                    return httpx2.Response(200, content=b"".join(lines[:-1]))
+            return response
+
+    files = OneFileAlone()
+    troubles = Troubles(failing={400: 0.5})
+    answered: set[Any] = set()
+    async with site(tmp_path, troubles=troubles, seed=5, **SLOW) as s:
+        s.transport = Short(s.emulator.app, files)
+        async with s.open(**KEPT) as w:
+            for number in range(10):
+                await w.pool.submit(CHAT, body(f"{number}"), key=f"{number}")
+            with anyio.move_on_after(10 * HOUR):
+                async with w.pool.outcomes() as outcomes:
+                    async for outcome in outcomes:
+                        answered.add(outcome.key)
+                        outcome.ack()
+            await w.pool.drain(0)
+    assert len(answered) == sum(s.emulator.books().bodies.values())
+    assert next(iter(files.reads.values())) == 2
+
+
+async def test_a_batch_that_was_not_cancelled_when_a_pool_is_left_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage = Outage()
+    async with site(tmp_path, before=outage, **KEYED) as s, s.open() as w:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask, "text")
+            await anyio.sleep(300)
+            tasks.start_soon(outage.last, 300)
+            await anyio.sleep(1)
+            await w.pool.cancel()
+            tasks.cancel_scope.cancel()
+        await w.pool.aclose()
+        (batch,) = s.emulator.books().batches
+    assert f"left before batch {batch.id} was cancelled: it runs on and is billed" in caplog.messages
+
+
 async def test_of_a_file_that_is_cut_each_time_nothing_is_left_that_is_of_no_use(tmp_path: Path) -> None:
     class Cutting(InMemory):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

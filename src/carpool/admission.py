@@ -7,7 +7,8 @@ nobody's millions keep a single call waiting.
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sized
+from collections.abc import AsyncGenerator, Callable, Sized
+from contextlib import asynccontextmanager
 from itertools import count
 
 import anyio
@@ -15,6 +16,7 @@ import anyio
 from .errors import CarpoolError, PoolFull
 
 _FULL = "As many calls are under way as max_pending and max_spool allow. Ask again later, or raise these."
+_FEW = 1_000
 _AT_ONCE = 500  # whose time is over: some milliseconds of the event loop
 
 
@@ -61,11 +63,13 @@ class Admission:
         self._is_over = is_over
         self._stir = stir
         self.refuses = refuses
-        self._line = OrderedDict[Place, None]()
-        self._late: list[tuple[float, int, Place]] = []  # until when places may be held, the earliest first
+        self._line = OrderedDict[Place, int]()  # in the order of coming
+        self._coming: dict[Place, None] = {}  # that were asked to come, and have not joined yet
+        self._hurried: list[tuple[float, int]] = []  # until when places may be held, the earliest first
+        self._places: dict[int, Place] = {}  # of these, as long as they are in line
+        self._most_hurried = _FEW
         self._order = count()
         self._looking = False
-        self._coming = 0  # that were asked to come, and have not joined yet
         self.overloaded: bool = False  # too many bytes waited to be packed when that was looked at last
         self._for_bytes = False  # there has been a line since
 
@@ -77,17 +81,17 @@ class Admission:
     @property
     def room(self) -> int:
         """Count the calls that may still join, none below 0."""
-        return 0 if self.overloaded else max(0, self._most - len(self._pending) - self._coming)
+        return 0 if self.overloaded else max(0, self._most - len(self._pending) - len(self._coming))
 
     @property
     def is_full(self) -> bool:
         """Tell whether as many calls are under way as may be."""
-        return len(self._pending) + self._coming >= self._most
+        return len(self._pending) + len(self._coming) >= self._most
 
     @property
     def is_crowded(self) -> bool:
         """Tell whether a call that comes now has to wait; asked for each call, so nothing else is called here."""
-        return len(self._pending) + self._coming >= self._most or self.overloaded or len(self._line) > 0
+        return len(self._pending) + len(self._coming) >= self._most or self.overloaded or len(self._line) > 0
 
     def enter(self, place: Place, by: float = math.inf) -> None:
         """Have `come` called when there is room, which it holds until it is `joined`, or `late` at the time `by`.
@@ -96,9 +100,10 @@ class Admission:
         """
         if self.refuses and not self._is_over():
             raise PoolFull(_FULL)
-        self._line[place] = None
+        self._line[place] = order = next(self._order)
         if by < math.inf:
-            heapq.heappush(self._late, (by, next(self._order), place))
+            self._places[order] = place
+            heapq.heappush(self._hurried, (by, order))
             self._stir()
         self.look()
 
@@ -107,9 +112,9 @@ class Admission:
         self.overloaded = self._is_heavy()
         self._for_bytes = self.overloaded or (self._for_bytes and len(self._line) > 0)
 
-    def joined(self) -> None:
+    def joined(self, place: Place) -> None:
         """Note that somebody who was asked to come has joined, or went away."""
-        self._coming -= 1
+        self._coming.pop(place, None)
         self.look()
 
     def look(self) -> None:
@@ -119,8 +124,9 @@ class Admission:
         self._looking = True
         try:
             while self._line and (self._may_come() or self._is_over()):
-                place, _ = self._line.popitem(last=False)
-                self._coming += 1
+                place = next(iter(self._line))
+                self._take_out(place)
+                self._coming[place] = None
                 place.come()
         finally:
             self._looking = False
@@ -136,36 +142,47 @@ class Admission:
     def leave(self, place: Place) -> None:
         """Take somebody out who went away, asked to come already or not."""
         if place in self._line:
-            del self._line[place]
+            self._take_out(place)
         else:
-            self.joined()
+            self.joined(place)
+
+    def _take_out(self, place: Place) -> None:
+        self._places.pop(self._line.pop(place), None)
+        if len(self._hurried) > self._most_hurried:  # those that came in time are dropped now and then
+            self._hurried = [entry for entry in self._hurried if entry[1] in self._places]
+            heapq.heapify(self._hurried)
+            self._most_hurried = max(_FEW, 2 * len(self._hurried))
 
     @property
     def deadline(self) -> float:
         """Give the time at which somebody in line may wait no longer; math.inf where nobody does."""
-        while self._late and self._late[0][2] not in self._line:
-            heapq.heappop(self._late)
-        return self._late[0][0] if self._late else math.inf
+        while self._hurried and self._hurried[0][1] not in self._places:
+            heapq.heappop(self._hurried)
+        return self._hurried[0][0] if self._hurried else math.inf
 
     def expire(self, now: float) -> None:
         """Tell those in line who may wait no longer, or some of them: others are due at once."""
         for _ in range(_AT_ONCE):
             if self.deadline > now:
                 return
-            _, _, place = heapq.heappop(self._late)
-            del self._line[place]
+            place = self._places[heapq.heappop(self._hurried)[1]]
+            self._take_out(place)
             if place.late is not None:
                 place.late()
 
     def turn_away(self, error: CarpoolError) -> None:
-        """Have the calls in line wait no longer."""
-        for place in list(self._line):
+        """Have the calls in line wait no longer, nor those join that were just asked to come."""
+        for place in (*self._line, *self._coming):
             if place.turn_away is not None:
-                del self._line[place]
+                if place in self._line:
+                    self._take_out(place)
+                self._coming.pop(place, None)
                 place.turn_away(error)
+        self.look()
 
-    async def turn(self, by: float = math.inf) -> bool:
-        """Wait for room, which is held until `joined`, at once when this returns; False where the time `by` came first.
+    @asynccontextmanager
+    async def turn(self, by: float = math.inf) -> AsyncGenerator[bool, None]:
+        """Wait for room, and hold it in the block; False where the time `by` came first, and there is none.
 
         Raises the error by which it is turned away.
         """
@@ -173,13 +190,11 @@ class Admission:
         self.enter(turn, by)
         try:
             await turn.over.wait()
-        except BaseException:
-            if turn in self._line or turn.has_room:
-                self.leave(turn)
-            raise
-        if turn.error is not None:
-            raise turn.error
-        return turn.has_room
+            if turn.error is not None:
+                raise turn.error
+            yield turn.has_room
+        finally:
+            self.leave(turn)
 
 
 class _Turn(Place):

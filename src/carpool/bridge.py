@@ -264,7 +264,6 @@ class Bridge:
 
     def _come(self, crossing: Crossing) -> None:
         """Let a call join for which there is room now, in a step of its own: others may just be settled."""
-        crossing.place = None
         self._asked.append(crossing)
         self._wake.set()
 
@@ -284,16 +283,18 @@ class Bridge:
     def _join_asked(self) -> None:
         asked, self._asked = self._asked, []
         for crossing in asked:
+            place, crossing.place = crossing.place, None
             try:
                 self._join_now(crossing)
             except Exception as exc:  # noqa: BLE001 - as above
                 crossing.set_exception(exc)
-            self._admission.joined()
+            if place is not None:
+                self._admission.joined(place)
 
     def _join_now(self, crossing: Crossing) -> None:
         call, crossing.call = crossing.call, None
         context, crossing.context = crossing.context, None
-        if call is not None and not crossing.left:
+        if call is not None and not crossing.done():
             crossing.number = self._intake.join(call, crossing.options, crossing, context, crossing.made_at)
 
     async def let_go(self) -> None:
@@ -321,4 +322,5 @@ class Bridge:
         sent, _ = self._take()
         asked, self._asked = self._asked, []
         for crossing in (*sent, *asked):
-            crossing.set_exception(type(error)(*error.args))
+            if crossing.outcome is None:
+                crossing.set_exception(type(error)(*error.args))

@@ -332,6 +332,7 @@ class Collector:
                 self._resumption.forget(event.rows)
         if not isinstance(event, Done):
             return []
+        self.performer.forget(event.key, event.batch_id)
         if doubt := self._settling.over(event.batch_id):
             self._hint(doubt)
         return self._answers.take(event.batch_id)

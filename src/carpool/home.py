@@ -131,14 +131,10 @@ class Here:
         self._callers.admit()
         call = self._intake.encode(endpoint, body)
         made_at = self.session.collector.now()
-        has_room = await self._admission.turn(self._intake.latest(endpoint, options, made_at))
-        try:
+        async with self._admission.turn(self._intake.latest(endpoint, options, made_at)) as has_room:
             if not has_room:
                 self._intake.late(endpoint, options)
             return self._intake.accept_encoded(call, options, made_at)
-        finally:
-            if has_room:
-                self._admission.joined()
 
     @property
     def is_behind(self) -> bool:

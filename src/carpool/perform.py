@@ -1,10 +1,10 @@
 """Carry out the engine's steps: drive a provider's flow over the wire, and report how it went."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -87,7 +87,7 @@ class Performer:
         self._downloads_at_once = anyio.CapacityLimiter(8)
         self._counts_at_once = anyio.CapacityLimiter(1)  # a second thread would gain almost nothing (measured)
         self.uncancelled: set[str] = set()
-        self._read: dict[str, dict[str, _Bill]] = {}  # files that were read to their end while others fail, by batch
+        self._read: dict[str, dict[str, _Bill]] = {}  # files that need not be read again while others fail, by batch
         self._kept: set[str] = set()  # downloads of which rows were taken
 
     async def step(self, command: Step) -> None:
@@ -213,14 +213,26 @@ class Performer:
         self._feed(Checked(command.remote_ids, statuses, command.place, pages))
 
     async def _collect(self, command: Collect) -> None:
-        read = self._read.setdefault(command.key, {})
+        bills = self._read.pop(command.key, {})
+        failed: CallFailed | None = None
         for call in self._provider.collect(command.status):
-            if call.path not in read:
-                async with self._downloads_at_once:
-                    read[call.path] = await self._download(command, call)
-        bills = self._read.pop(command.key).values()
-        rows, tokens = sum(bill.rows for bill in bills), sum(bill.tokens for bill in bills)
-        self._feed(Collected(command.key, rows, tokens, any(bill.cut for bill in bills)))
+            if call.path not in bills:
+                try:
+                    async with self._downloads_at_once:
+                        bills[call.path] = await self._download(command, call)
+                except CallFailed as exc:  # what is in the other is not kept back
+                    failed = failed or exc
+        if failed is not None:
+            whole = command.status.succeeded or 0
+            self._read[command.key] = {path: bill for path, bill in bills.items() if bill.holds(whole)}
+            raise failed
+        total = _Bill.sum(bills.values())
+        self._feed(Collected(command.key, total.rows, total.tokens, total.cut))
+
+    def forget(self, key: str, batch_id: str | None) -> None:
+        """Note that a batch is over."""
+        self._read.pop(key, None)
+        self.uncancelled.discard(batch_id or "")
 
     async def _download(self, command: Collect, call: Call) -> "_Bill":
         """Settle the rows of a file as they come; where there is a journal, save them first.
@@ -315,11 +327,27 @@ class _Bill:
 
     def __init__(self, usage: Callable[[Row], Usage | None] | None) -> None:
         self._usage = usage
-        self.rows = self.tokens = 0
+        self.lines = 0
+        self.rows = self.tokens = 0  # of those that say
         self.cut = False  # the file ended in the middle of a line
+
+    @classmethod
+    def sum(cls, bills: Iterable[Self]) -> Self:
+        """Add up those of several files."""
+        total = cls(None)
+        for bill in bills:
+            total.rows += bill.rows
+            total.tokens += bill.tokens
+            total.cut |= bill.cut
+        return total
+
+    def holds(self, rows: int) -> bool:
+        """Tell whether a file came whole, as far as can be told, and held so many rows."""
+        return not self.cut and self.lines >= rows
 
     def add(self, rows: list[Row]) -> None:
         """Add rows; those that do not say are not counted."""
+        self.lines += len(rows)
         if self._usage is not None:
             billed = [usage.input_tokens for usage in map(self._usage, rows) if usage is not None]
             self.rows += sum(tokens > 0 for tokens in billed)

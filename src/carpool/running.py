@@ -184,8 +184,13 @@ class Running:
         collector.performer.leaving = True
         collector.feed(Leave(keep=self._journal is not None))
         await background.until(lambda: not background.busy)
+        self._warn_of_uncancelled()
         self._end()
         await background.stop()
+
+    def _warn_of_uncancelled(self) -> None:
+        for left in self._collector.performer.uncancelled:
+            log.warning("left before batch %s was cancelled: it runs on and is billed", left)
 
     async def _stop_submitting(self) -> None:
         """Settle what is in batches, or sent already; the callers of all else are told that it stays."""
@@ -236,8 +241,7 @@ class Running:
                 await self._refuse(PoolClosed(why))
                 if self._background.runs:
                     await self._say_farewell()
-            for left in self._collector.performer.uncancelled:
-                log.warning("left before batch %s was cancelled: it runs on and is billed", left)
+            self._warn_of_uncancelled()
         finally:  # also when asyncio cancels a second time, which no shield keeps out
             self._end()
         await self._background.stop()

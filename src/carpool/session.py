@@ -133,16 +133,16 @@ class Session:
         """Take a submission in, when the disk has room for it; whoever waits is told `PoolFull` where nobody may."""
         try:
             if self.collector.admission.overloaded:
-                come = partial(self._submit_in_turn, entry)
-                self.collector.admission.enter(Place(come, lambda error: entry.refuse(copies(error))))
+                place = Place(lambda: self._submit_in_turn(entry, place), lambda error: entry.refuse(copies(error)))
+                self.collector.admission.enter(place)
             else:
                 self.submissions.begin(entry)
         except PoolFull as exc:
             entry.refuse(copies(exc))
 
-    def _submit_in_turn(self, entry: Submission) -> None:
+    def _submit_in_turn(self, entry: Submission, place: Place) -> None:
         self.submissions.begin(entry)
-        self.collector.admission.joined()
+        self.collector.admission.joined(place)
 
     def stats(self) -> Stats:
         """Count, also what has come just now."""

@@ -29,6 +29,7 @@ class StreamPort:
         self._callers = collector.callers
         self._admission = collector.admission
         self._max_spool = max_spool
+        self._place: Place | None = None  # in line, or before it joins
 
     def encode(self, request: Request) -> Encoded:
         """Check a request, and encode it; from any thread."""
@@ -82,7 +83,7 @@ class StreamPort:
             asked = True
             self.changed()
 
-        place = Place(come)
+        place = self._place = Place(come)
         self._admission.enter(place)
         try:
             await self.until(lambda: asked or is_over())
@@ -95,7 +96,8 @@ class StreamPort:
 
     def joined(self) -> None:
         """Let go of the room that was held."""
-        self._admission.joined()
+        if self._place is not None:
+            self._admission.joined(self._place)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds, or the pool is over."""

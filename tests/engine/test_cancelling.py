@@ -44,6 +44,7 @@ from carpool.engine.events import (
     Revoked,
     Settled,
     Uploaded,
+    Woken,
 )
 from carpool.models import BatchStatus, Lane, NoRoom
 from carpool.naming import span_of
@@ -178,6 +179,32 @@ def test_one_that_would_not_end_is_cancelled_until_it_is_heard_of() -> None:
     key = shell.opened(1)
     look(shell, key, OVERDUE)
     assert len(cancelled(look(shell, key, 1_800))) > 10
+
+
+def test_one_of_which_word_will_come_is_cancelled_again_within_a_minute_too() -> None:
+    shell = Shell(retry=ANEW)
+    key = shell.opened(1)
+    shell.tell(Woken((remote(key),)))
+    look(shell, key, 60)
+    shell.tell(ALL)
+    assert len(cancelled(look(shell, key, 300))) >= 3
+
+
+@pytest.mark.parametrize("why", ["busy", "full", "not found"])
+def test_what_is_asked_for_after_its_batch_was_cancelled_before_it_was_created_is_sent_again(why: str) -> None:
+    shell = Shell(retry=ANEW, keeps=True)
+    key = shell.uploaded(1, 2).batch.key
+    shell.tell(ALL)
+    leave(shell, 1, 2)
+    shell.tell(Asked((1,)))
+    if why == "not found":
+        ended = shell.tell(Failed((key,), refused("lost")))
+        while not failures(ended):
+            ended = shell.tell(NotFound((key,), shell.now)) if of(ended, Find) else shell.wait()
+    else:
+        ended = shell.tell(Failed((key,), refused(why)))
+    assert failures(ended) == {2: "cancelled"}
+    assert rows_of(only(shell.until(Upload, ended), Upload).batch.runs) == [1]
 
 
 def test_what_is_asked_for_after_its_batch_was_cancelled_is_sent_again() -> None:

@@ -18,10 +18,11 @@ from carpool.engine.events import (
     Checked,
     Created,
     Event,
+    Fact,
     Failed,
     Flush,
+    Missing,
     NotFound,
-    OutOfReach,
     Packed,
     Recovered,
     Revoked,
@@ -30,7 +31,7 @@ from carpool.engine.events import (
 from carpool.naming import span_of
 
 Fails = Callable[[Shell, str], Event]
-TOLD_AGAIN = (Accepted, Packed, Uploaded, Created, OutOfReach)
+TOLD_AGAIN = (Accepted, Packed, Uploaded, Created, Missing)
 
 
 def denied(shell: Shell, key: str) -> Event:
@@ -128,38 +129,82 @@ def test_after_twice_the_window_it_is_over(fails: Fails) -> None:
     assert not of(said, Cancel)
 
 
-def test_the_two_days_are_those_of_all_processes_that_looked_for_it() -> None:
+def left_behind(shell: Shell) -> list[tuple[Fact, float]]:
+    return [(fact, at) for fact, at in shell.facts if isinstance(fact, TOLD_AGAIN)]
+
+
+def heir_of(facts: list[tuple[Fact, float]], days: float) -> Shell:
+    """Start a process some days later, in which somebody asks again."""
+    heir = Shell(numbered=span_of(1)[0], keeps=True)
+    heir.now = NOW + days * 86_400
+    for fact, at in facts:
+        heir.engine.replay(fact, at)
+    assert of(heir.tell(Recovered()) + heir.tell(Asked((1,))), Check)
+    return heir
+
+
+def until_told(shell: Shell, key: str, fails: Fails) -> list[Command]:
+    said = shell.tell(fails(shell, key))
+    while not failures(said):
+        more, _ = fail_until(shell, key, fails, shell.now + 1)
+        said += more
+    return said
+
+
+def test_for_what_the_provider_denies_the_two_days_are_those_of_all_processes() -> None:
     shell = Shell(keeps=True)
     key = shell.opened(1)
-    fail_until(shell, key, locked_out, NOW + 1_200)
-    recorded = [(fact, at) for fact, at in shell.facts if isinstance(fact, TOLD_AGAIN)]
-    assert recorded[-1][0] == OutOfReach(key)
-
+    until_told(shell, key, denied)
+    facts = left_behind(shell)
+    assert facts[-1] == (Missing(key, "batch"), shell.now)
     for days, is_over in ((1, False), (3, True)):
-        heir = Shell(numbered=span_of(1)[0], keeps=True)
-        begin = heir.now = NOW + days * 86_400
-        for fact, at in recorded:
-            heir.engine.replay(fact, at)
-        assert of(heir.tell(Recovered()) + heir.tell(Asked((1,))), Check)
-        assert failures(heir.tell(locked_out(heir, key))) == {}
-        said: list[Command] = []
-        while not failures(said):
-            said, _ = fail_until(heir, key, locked_out, heir.now + 1)
-        assert failures(said) == {1: "auth"}
+        heir = heir_of(facts, days)
+        begin = heir.now
+        assert failures(until_told(heir, key, denied)) == {1: "missing"}
+        assert 600 <= heir.now - begin <= 900  # one that has only begun to look is patient first
         assert heir.engine.holds(key) != is_over
-        assert 900 <= heir.now - begin <= 1_200  # one that has only begun to look is patient first
 
 
-def test_a_batch_that_was_out_of_reach_and_is_not_is_waited_for_as_any_other() -> None:
+@pytest.mark.parametrize("before", [denied, locked_out])
+def test_a_key_that_is_refused_again_days_later_ends_nothing(before: Fails) -> None:
+    """The batch may well be there, and is paid for."""
     shell = Shell(keeps=True)
     key = shell.opened(1)
-    fail_until(shell, key, locked_out, NOW + 1_200)
+    until_told(shell, key, before)
+    heir = heir_of(left_behind(shell), 3)
+    assert failures(until_told(heir, key, locked_out)) == {1: "auth"}
+    assert heir.engine.holds(key)
+    heir.until(Check)
+    heir.tell(Checked((remote(key),), [status(key, "in_progress")]))
+    heir.finish(key, answer(1))
+    assert heir.ends == Counter((1,))
+
+
+def gone(shell: Shell, key: str) -> Event:
+    return Failed((key,), refused("gone"))
+
+
+def test_of_a_file_that_is_not_there_the_days_count_from_when_it_was_not() -> None:
+    shell = Shell(keeps=True)
+    key = shell.opened(1)
+    until_told(shell, key, denied)
+    facts = left_behind(shell)
+    for days, is_over in ((3, False), (6, True)):
+        heir = heir_of(facts, days)
+        assert of(heir.tell(Checked((remote(key),), [status(key, "completed", output="out")])), Collect)
+        assert failures(until_told(heir, key, gone)) == {1: "missing"}
+        assert heir.engine.holds(key) != is_over
+        facts = [*facts, *left_behind(heir)]
+    assert [fact.what for fact, _ in facts if isinstance(fact, Missing)] == ["batch", None, "file"]
+
+
+def test_a_batch_that_was_denied_and_is_there_is_waited_for_as_any_other() -> None:
+    shell = Shell(keeps=True)
+    key = shell.opened(1)
+    until_told(shell, key, denied)
     shell.until(Check)
     shell.tell(Checked((remote(key),), [status(key, "in_progress")]))
-    assert [fact for fact, _ in shell.facts if isinstance(fact, OutOfReach)] == [
-        OutOfReach(key),
-        OutOfReach(key, over=True),
-    ]
+    assert [fact for fact, _ in shell.facts if isinstance(fact, Missing)] == [Missing(key, "batch"), Missing(key, None)]
     said, _ = fail_until(shell, key, unreachable, shell.now + 80_000)
     assert failures(said) == {}
 

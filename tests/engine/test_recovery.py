@@ -55,8 +55,8 @@ from carpool.engine.events import (
     Learned,
     Leave,
     Limited,
+    Missing,
     NotFound,
-    OutOfReach,
     Packed,
     Recovered,
     Spent,
@@ -747,7 +747,7 @@ def test_a_batch_out_of_reach_for_twice_the_window_is_over() -> None:
 
 
 def test_a_batch_that_was_out_of_reach_and_is_heard_of_is_so_no_more() -> None:
-    told = accepted(1), packed(1, 1), uploaded(), created(), OutOfReach(OLD)
+    told = accepted(1), packed(1, 1), uploaded(), created(), Missing(OLD, "batch")
     shell, commands = recovered(*told, ago=OVERDUE)
     assert only(commands, Check).keys == (OLD,)
     shell.tell(Checked((remote(OLD),), [status(OLD, "in_progress")]))

@@ -37,7 +37,7 @@ from carpool.engine.events import (
     Escalated,
     GivenUp,
     Learned,
-    OutOfReach,
+    Missing,
     Packed,
     Spent,
     Uploaded,
@@ -75,7 +75,7 @@ async def test_every_kind_of_fact_is_told_again_with_its_time(home: Home) -> Non
         mine.packed(3, mine.run(7, segment=3), lane=long),
         Uploaded(mine.key(3), "file-3"),
         Created(mine.key(3), status),
-        OutOfReach(mine.key(3)),
+        Missing(mine.key(3), "file"),
     )
     await journal.record(*facts[:4])
     await journal.record(*facts[4:])
@@ -85,14 +85,14 @@ async def test_every_kind_of_fact_is_told_again_with_its_time(home: Home) -> Non
     await heir.aclose()
 
 
-async def test_a_batch_that_is_heard_of_again_is_not_told_of_as_out_of_reach(home: Home) -> None:
+async def test_a_batch_that_is_heard_of_again_is_not_told_of_as_missing(home: Home) -> None:
     journal = await home.open()
     mine = Course(journal)
-    await journal.record(*stamped(accepted(mine.run(1)), *mine.opened(1, mine.run(1)), OutOfReach(mine.key(1))))
-    await journal.record(*stamped(OutOfReach(mine.key(1), over=True)))
+    await journal.record(*stamped(accepted(mine.run(1)), *mine.opened(1, mine.run(1)), Missing(mine.key(1), "batch")))
+    await journal.record(*stamped(Missing(mine.key(1), None)))
     home.kill(journal)
     heir = await home.open()
-    assert not [fact for _, fact in await load(heir) if isinstance(fact, OutOfReach)]
+    assert not [fact for _, fact in await load(heir) if isinstance(fact, Missing)]
     await heir.aclose()
 
 

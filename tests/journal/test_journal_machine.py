@@ -31,7 +31,7 @@ from carpool.engine.events import (
     Escalated,
     Event,
     Learned,
-    OutOfReach,
+    Missing,
     Packed,
     Recovered,
     Released,
@@ -195,12 +195,12 @@ class JournalMachine(RuleBasedStateMachine):
             process.open[key] = lane, runs, type(fact).__name__
             self.record(process, fact)
 
-    @rule(index=st.integers(0, 9), which=st.integers(0, 9), over=st.booleans())
-    def lose_sight(self, index: int, which: int, over: bool) -> None:
-        """Find that a batch cannot be reached, or can again."""
+    @rule(index=st.integers(0, 9), which=st.integers(0, 9), what=st.sampled_from(["batch", "file", None]))
+    def deny(self, index: int, which: int, what: Any) -> None:
+        """Say that a batch, or a file of it, is not there, or is after all."""
         process = self.process(index)
         if process.open:
-            self.record(process, OutOfReach(list(process.open)[which % len(process.open)], over))
+            self.record(process, Missing(list(process.open)[which % len(process.open)], what))
 
     @rule(index=st.integers(0, 9), which=st.integers(0, 9), data=st.data(), given=st.booleans())
     def end_batch(self, index: int, which: int, data: st.DataObject, given: bool) -> None:

@@ -113,7 +113,6 @@ def on_failure(stage: Stage, kind: str) -> Do:
 # to be noticed; an open batch runs on without us for the whole window (24 h) and is waited for an hour beyond it.
 _PATIENCE: dict[Stage, float] = {Stage.LOST: 90_000.0, Stage.OPEN: 90_000.0, Stage.ENDED: 7_200.0}
 _SHORT_PATIENCE = 900.0  # before the creation; and for a refused key, or what is said to be gone, at any time
-_LEFT_PATIENCE = 7_200.0  # with what was out of reach before, until whoever waits is told again
 VANISHED = 600.0  # a batch that the provider denies for so long is gone; right after its creation a 404 is usual
 SELDOM = 300.0  # between two tries of a step whose patience is over
 AGAIN = 3_600.0  # and between two creations, once their replies have been lost for so long, and two reads of files
@@ -170,8 +169,9 @@ class Batch:
         self.denied_since: float | None = None  # since when the provider does not know it
         self.failing_since: float | None = None
         self.unreplied_since: float | None = None  # since when creations are not replied to, and not found
-        self.let_go_at: float | None = None  # since when it is out of reach, as whoever waited was told
-        self.is_seldom = False  # it is looked for seldom since
+        self.let_go_at: float | None = None  # when whoever waited was told that it is out of reach, and it still is
+        self.missing: Literal["batch", "file"] | None = None  # what the provider says is not there
+        self.missing_at: float = 0.0  # since when, also in earlier processes
         self.repeated_at: float = 0.0  # then, or when its creation was last repeated since
         self.has_vanished = False  # the provider denies it, and it takes no room
         self._failing_as = ""
@@ -233,28 +233,24 @@ class Batch:
         """Note that whoever waited was told; those who come later are after another while."""
         if self.let_go_at is None:
             self.let_go_at = self.repeated_at = now
-        self.is_seldom = True
         self.denied_since = None
         if self.stage is not Stage.LOST:
             self.failing_since = None
 
-    def is_patient(self, kind: str, now: float) -> bool:
-        """Tell whether its step, which failed so, may go on failing before anybody hears of it."""
-        if self.is_seldom and self.is_lost(now):
-            return False
-        longest = math.inf if self.let_go_at is None else _LEFT_PATIENCE
-        return now - (self.failing_since or now) < min(patience(self.stage, kind), longest)
-
     @property
     def pause(self) -> float:
         """Give the least time between two tries of its step, in seconds."""
-        if not self.is_seldom or self.stage is Stage.UPLOADED:
+        if self.let_go_at is None or self.stage is Stage.UPLOADED:
             return 0.0
         return AGAIN if self.stage is Stage.ENDED else SELDOM
 
     def is_lost(self, now: float) -> bool:
         """Tell whether it has been out of reach for so long that it is not looked for any more."""
         return self.let_go_at is not None and now - self.let_go_at >= OVERDUE
+
+    def has_been_missing(self, now: float) -> bool:
+        """Tell whether the provider has said for so long that it, or a file of it, is not there."""
+        return self.missing is not None and now - self.missing_at >= OVERDUE
 
     def looked(self, now: float) -> None:
         """Note that the listings can be read: while they could not, no creation was tried."""
@@ -409,7 +405,9 @@ class Batch:
         if len(left) < self.total:
             self._open = left
             self.gone = set(self.rows) - left
-            self.lived = set(self.gone)  # nothing else ends before its batch
+            # They came live: nothing else ends before its batch, but for what came in one of its files when the other
+            # could not be read, and comes again.
+            self.lived = set(self.gone)
             self.well = len(self.gone)
 
     def revoke(self) -> None:

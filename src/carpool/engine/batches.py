@@ -9,7 +9,7 @@ from ..models import BatchStatus, Leftovers, Page, Queue, Run, Sought
 from ..naming import number_of, shard_of
 from . import places
 from .agenda import Agenda
-from .batch import Batch, BatchStats, Stage, Step
+from .batch import CANCEL_AGAIN, Batch, BatchStats, Stage, Step
 from .commands import Cancel, Claim, Collect, Command, Create, Delete, Find, Record, Upload
 from .events import Admitted, Done, Released
 from .lanes import Lanes, Name
@@ -145,6 +145,7 @@ class Batches:
         if batch.stage is not Stage.OPEN or batch.remote_id is None:
             return []
         batch.cancelled_at = now
+        self._agenda.advance(batch.key, now + CANCEL_AGAIN)
         return [Cancel(batch.remote_id)]
 
     def is_being_created(self, batch: Batch) -> bool:

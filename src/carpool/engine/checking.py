@@ -20,6 +20,7 @@ from .batch import (
     is_end,
     is_news,
     on_failure,
+    patience,
 )
 from .batches import Batches
 from .cadence import backoff, spread
@@ -122,13 +123,10 @@ class Checking:
 
     def heard(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         """Hear how a batch stands."""
-        batch.denied_since = batch.failing_since = batch.awaits = None
-        batch.attempts, batch.is_seldom = 0, False
-        if batch.has_vanished:
-            return [*self._endings.reappear(batch, now), *self.heard(batch, status, now)]
-        if not is_end(status.status):
-            return [*self._endings.reached(batch), *self._stands(batch, status, now)]
-        return self._stands(batch, status, now)
+        batch.denied_since = batch.failing_since = batch.awaits = batch.let_go_at = None
+        batch.attempts = 0
+        back = self._endings.reappear(batch, now) if batch.has_vanished else []
+        return [*self._endings.found(batch), *back, *self._stands(batch, status, now)]
 
     def _stands(self, batch: Batch, status: BatchStatus, now: float) -> list[Command]:
         if is_end(status.status) and ran(status) and not has_files(status) and batch.looks < _SHORT_READS:
@@ -153,9 +151,15 @@ class Checking:
         if now - batch.opened_at >= OVERDUE and batch.overdue_since is None:
             batch.overdue_since = now
             return self._batches.cancel(batch, now)
-        if batch.is_to_end and batch.status.status != "cancelling" and now - batch.cancelled_at >= CANCEL_AGAIN:
-            return self._batches.cancel(batch, now)  # the last word of it may not have got through
+        if batch.is_to_end and batch.status.status != "cancelling":  # the last word of it may not have got through
+            return self._cancel_again(batch, now)
         return self._cancel_unawaited(batch, now)
+
+    def _cancel_again(self, batch: Batch, now: float) -> list[Command]:
+        if now - batch.cancelled_at >= CANCEL_AGAIN:
+            return self._batches.cancel(batch, now)
+        self._agenda.advance(batch.key, batch.cancelled_at + CANCEL_AGAIN)
+        return []
 
     def _cancel_unawaited(self, batch: Batch, now: float) -> list[Command]:
         """Cancel a batch that nobody has awaited for so long that nobody will, as nothing is kept."""
@@ -246,7 +250,8 @@ class Checking:
             return self._endings.stop(batch, now)
         batch.note_failure(failure.kind, now)
         batch.denied_since = None  # what is denied is denied each time
-        if do is Do.AGAIN and batch.is_patient(failure.kind, now):
+        waits = now - (batch.failing_since or now) < patience(batch.stage, failure.kind) and not batch.is_lost(now)
+        if do is Do.AGAIN and waits:
             batch.attempts += 1
             if batch.stage is Stage.PACKED and failure.kind == "lost":
                 batch.again, batch.unsure_until = True, now + self._timing.lookup

@@ -15,7 +15,7 @@ from .events import (
     Escalated,
     GivenUp,
     Learned,
-    OutOfReach,
+    Missing,
     Packed,
     Released,
     Returned,
@@ -27,7 +27,7 @@ from .events import (
 class Record(msgspec.Struct, frozen=True, gc=False):
     """Record a fact that the engine decided, and feed it back."""
 
-    fact: Packed | Returned | Done | Learned | Settled | Escalated | Admitted | Released | GivenUp | Wanted | OutOfReach
+    fact: Packed | Returned | Done | Learned | Settled | Escalated | Admitted | Released | GivenUp | Wanted | Missing
 
 
 class Count(msgspec.Struct, frozen=True, gc=False):

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
+from typing import Literal
 
 from msgspec import structs
 
@@ -13,7 +14,7 @@ from .batches import Batches
 from .cadence import spread
 from .commands import Bill, Command, Fail, LetGo, Record, Settle, Tell
 from .escalations import LOST, Escalations
-from .events import Answered, GivenUp, Learned, OutOfReach, Wanted, unanswered
+from .events import Answered, GivenUp, Learned, Missing, Wanted, unanswered
 from .lanes import Lanes, Name
 from .packing import Waiting
 from .retries import History, Retries, attempt_by, attempt_of, attempts_of, is_passing
@@ -156,19 +157,25 @@ class Endings:
         dropped = self._batches.drop(batch, list(rest), now, keep_files=keep_files)
         return [*kept, *failed, *dropped, *self._batches.make_room(batch.lane.queue, now)]
 
-    def let_go(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
+    def let_go(self, batch: Batch, failure: Failure, now: float, *, missing: bool = False) -> list[Command]:
         """Tell whoever waits why there is no answer yet, and look seldom for a batch that may be paid for.
 
         It keeps its room, but no others back: submissions go on waiting for it; who asks for its rows again waits for
-        them again. After twice the provider's window it ends.
+        them again. After twice the provider's window it ends: in this process, or in all together where the provider
+        says that it, or a file of it, is `missing`. While a key is refused, or nobody replies, it may well be there.
         """
-        if batch.is_lost(now):
+        if batch.is_lost(now) or (missing and batch.has_been_missing(now)):
             return self.end(batch, failure, now, keep_files=True)
         lane = self._lanes[batch.lane]
         lane.trial.dropped(batch.key)
         if batch.stage is Stage.LOST:
             lane.ledger.presume(batch.key, batch.opened_at)
-        told = self._tell_out_of_reach(batch, failure) if batch.let_go_at is None else []
+        message = f"Batch {batch.remote_id or batch.key} is out of reach, and looked for: {failure.message}"
+        told: list[Command] = []
+        if batch.let_go_at is None:
+            told.append(Tell("late", message, batch.lane, batch.remote_id))
+        if missing and batch.missing is None:
+            told += self._note_missing(batch, "file" if batch.stage is Stage.ENDED else "batch", now)
         batch.let_go(now)
         self._agenda.set(batch.key, now + batch.pause)
         awaited = batch.open - batch.abandoned
@@ -177,20 +184,20 @@ class Endings:
         left = LetGo(batch.remote_id, awaited, structs.replace(failure, code=OUT_OF_REACH), attempts)
         return [*told, left, *self._batches.make_room(batch.lane.queue, now)]
 
-    def _tell_out_of_reach(self, batch: Batch, failure: Failure) -> list[Command]:
-        message = f"Batch {batch.remote_id or batch.key} is out of reach, and looked for: {failure.message}"
-        return [Tell("late", message, batch.lane, batch.remote_id), Record(OutOfReach(batch.key))]
+    def _note_missing(self, batch: Batch, what: Literal["batch", "file"], now: float) -> list[Command]:
+        batch.missing, batch.missing_at = what, now
+        return [Record(Missing(batch.key, what))]
 
-    def reached(self, batch: Batch) -> list[Command]:
-        """Note that a batch is out of reach no more."""
-        if batch.let_go_at is None:
+    def found(self, batch: Batch) -> list[Command]:
+        """Note that a batch is there after all; of its files that says nothing."""
+        if batch.missing != "batch":
             return []
-        batch.let_go_at, batch.is_seldom = None, False
-        return [Record(OutOfReach(batch.key, over=True))]
+        batch.missing = None
+        return [Record(Missing(batch.key, None))]
 
     def vanish(self, batch: Batch, now: float) -> list[Command]:
         """Let go of a batch that the provider has denied for long: it counts as gone as long as it does."""
-        left = self.let_go(batch, _VANISHED, now)
+        left = self.let_go(batch, _VANISHED, now, missing=True)
         if batch.stage is Stage.DONE or batch.has_vanished:
             return left
         batch.has_vanished = True
@@ -206,9 +213,10 @@ class Endings:
 
     def failed_for_good(self, batch: Batch, failure: Failure, now: float) -> list[Command]:
         """Tell the rows of a batch why its step failed."""
+        is_missing = batch.stage is Stage.ENDED and failure.kind == "gone"
         failure = for_rows(batch.stage, failure)
         if batch.stage not in (Stage.PACKED, Stage.UPLOADED):
-            return self.let_go(batch, failure, now)
+            return self.let_go(batch, failure, now, missing=is_missing)
         if failure.kind == "budget":
             return self.give_up_lane(batch, failure, now)
         return self._refuse(batch, failure, now) if failure.kind == "rejected" else self.end(batch, failure, now)
@@ -328,6 +336,6 @@ class Endings:
         return self._batches.cancel(batch, now)
 
     def stop(self, batch: Batch, now: float) -> list[Command]:
-        """End a batch that was cancelled on purpose before it was created."""
+        """End a batch that was cancelled on purpose before it was created; what was asked for since waits again."""
         self._batches.note_upload(batch)
-        return self.end(batch, ON_PURPOSE, now)
+        return self.send_again(batch, now)

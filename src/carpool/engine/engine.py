@@ -50,8 +50,8 @@ from .events import (
     Leave,
     Limited,
     LiveEnded,
+    Missing,
     NotFound,
-    OutOfReach,
     Packed,
     Recovered,
     Released,
@@ -74,7 +74,7 @@ from .recovery import Recovery
 from .retries import Retries
 from .rounds import Rounds
 
-_TOLD = (Settled, Delivered, Done, Cleared, Learned, Discarded, Spent, Admitted, Released, Wanted, GivenUp, OutOfReach)
+_TOLD = (Settled, Delivered, Done, Cleared, Learned, Discarded, Spent, Admitted, Released, Wanted, GivenUp, Missing)
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")
 _TWICE = Failure("lost", "The provider gave one id to two batches.")
 
@@ -351,7 +351,7 @@ class Engine:
                 commands += self._endings.let_go(batch, _NO_REPLY, now)
             elif searched and not self._leaving:
                 batch.step(Step.NOT_FOUND)
-                commands += [] if for_long else self._endings.reached(batch)
+                batch.let_go_at = batch.let_go_at if for_long else None
                 batch.repeated_at = now
                 self._lanes.repeated(now)
                 commands += (

@@ -9,7 +9,7 @@ A journal records the facts on which paid answers depend, and tells them again u
 import math
 from array import array
 from collections.abc import Collection, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -264,11 +264,11 @@ class GivenUp(msgspec.Struct, frozen=True, gc=False):
     rows: Collection[int]
 
 
-class OutOfReach(msgspec.Struct, frozen=True, gc=False):
-    """Fact: a batch that may be paid for is out of reach, and whoever waited was told; or it is `over`."""
+class Missing(msgspec.Struct, frozen=True, gc=False):
+    """Fact: the provider has said for long that a batch, or a file of it, is not there; None where it is after all."""
 
     key: str
-    over: bool = False
+    what: Literal["batch", "file"] | None
 
 
 class Shared(msgspec.Struct, frozen=True, gc=False):
@@ -406,7 +406,7 @@ Fact: TypeAlias = (
     | Released
     | Wanted
     | GivenUp
-    | OutOfReach
+    | Missing
     | Shared
     | Failed
     | Settled

@@ -8,7 +8,7 @@ from .batch import Batch, Stage, Step
 from .batches import Batches
 from .commands import Command, Delete
 from .escalations import Escalations
-from .events import Accepted, Created, Done, Escalated, Event, Learned, Limited, OutOfReach, Packed, Spent, Uploaded
+from .events import Accepted, Created, Done, Escalated, Event, Learned, Limited, Missing, Packed, Spent, Uploaded
 from .lanes import Lanes
 
 
@@ -30,7 +30,7 @@ class Recovery:
             Packed: self._packed,
             Uploaded: self._uploaded,
             Created: self._created,
-            OutOfReach: self._out_of_reach,
+            Missing: self._missing,
             Done: self._done,
             Escalated: lambda event, at: escalations.remember(event),
         }
@@ -61,8 +61,9 @@ class Recovery:
         self._batches.created(batch, event.status)
         self._lanes.remember_created(batch.lane, batch.key, batch.load, at, at)
 
-    def _out_of_reach(self, event: OutOfReach, at: float) -> None:
-        self._batches[event.key].let_go_at = None if event.over else at
+    def _missing(self, event: Missing, at: float) -> None:
+        batch = self._batches[event.key]
+        batch.missing, batch.missing_at = event.what, at
 
     def _done(self, event: Done, at: float) -> None:
         if event.leaves is not None:

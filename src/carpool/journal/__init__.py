@@ -21,7 +21,7 @@ from ..engine.events import (
     Event,
     GivenUp,
     Learned,
-    OutOfReach,
+    Missing,
     Packed,
     Released,
     Settled,
@@ -48,7 +48,7 @@ Recorded: TypeAlias = (
     | Released
     | Wanted
     | GivenUp
-    | OutOfReach
+    | Missing
     | Submitted
     | Unmet
     | Acked

@@ -21,7 +21,7 @@ from ..engine.events import (
     Event,
     GivenUp,
     Learned,
-    OutOfReach,
+    Missing,
     Packed,
     Released,
     Settled,
@@ -101,7 +101,7 @@ class Memory:
             Released: folder.claims.release,
             Wanted: self._say,
             GivenUp: self._say,
-            OutOfReach: self._out_of_reach,
+            Missing: self._missing,
             Submitted: folder.submissions.add,
             Unmet: folder.submissions.fail,
             Acked: folder.submissions.ack,
@@ -133,11 +133,11 @@ class Memory:
         if batch is not None:
             batch[type(fact)] = at, fact
 
-    def _out_of_reach(self, fact: OutOfReach, at: float) -> None:
+    def _missing(self, fact: Missing, at: float) -> None:
         batch = self._folder.batches.get(number_of(fact.key), {})
-        batch.pop(OutOfReach, None)
-        if not fact.over:
-            batch[OutOfReach] = at, fact
+        batch.pop(Missing, None)
+        if fact.what is not None:
+            batch[Missing] = at, fact
 
     def _say(self, fact: Wanted | GivenUp, at: float) -> None:
         self._folder.stances.update(dict.fromkeys(fact.rows, (self._own, isinstance(fact, Wanted))))

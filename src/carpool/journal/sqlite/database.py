@@ -17,7 +17,7 @@ MIGRATIONS = (
     "schema.sql",
     "services.sql",
     "intents.sql",
-    "reach.sql",
+    "missing.sql",
 )  # each brings the database from the version that is its position to the next
 BUSY = 30.0  # seconds to wait for other processes: their transactions take milliseconds
 

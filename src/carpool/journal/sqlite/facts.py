@@ -17,7 +17,7 @@ from ...engine.events import (
     Event,
     GivenUp,
     Learned,
-    OutOfReach,
+    Missing,
     Packed,
     Released,
     Settled,
@@ -74,7 +74,7 @@ class Facts:
             Released: claims.release,
             Wanted: stances.say,
             GivenUp: stances.say,
-            OutOfReach: self._out_of_reach,
+            Missing: self._missing,
             Submitted: submissions.add,
             Unmet: submissions.fail,
             Acked: submissions.ack,
@@ -121,9 +121,9 @@ class Facts:
             number_of(fact.key),
         )
 
-    def _out_of_reach(self, fact: OutOfReach, at: float) -> None:
-        since = None if fact.over else at
-        self._db.execute("UPDATE batch SET out_of_reach_at = ? WHERE number = ?", since, number_of(fact.key))
+    def _missing(self, fact: Missing, at: float) -> None:
+        query = "UPDATE batch SET missing = ?, missing_at = ? WHERE number = ?"
+        self._db.execute(query, fact.what, at, number_of(fact.key))
 
     def _settled(self, fact: Settled, at: float) -> None:
         """Keep where answers lie; rows that failed are never known again."""

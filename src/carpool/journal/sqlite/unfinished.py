@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ...engine.events import Accepted, Created, Done, Escalated, Learned, OutOfReach, Packed, Spent, Uploaded
+from ...engine.events import Accepted, Created, Done, Escalated, Learned, Missing, Packed, Spent, Uploaded
 from ...engine.packing import stretches
 from ...models import Queue
 from ...naming import client_key, span_of
@@ -85,18 +85,18 @@ class Unfinished:
     def _batch(self, number: int) -> Iterator[Stamped]:
         query = (
             "SELECT (SELECT pool FROM folder), lane, runs, packed_at, file_id, uploaded_at, status, created_at,"
-            " out_of_reach_at FROM batch WHERE number = ?"
+            " missing, missing_at FROM batch WHERE number = ?"
         )
         found = self._db.execute(query, number).fetchone()
-        pool, lane, runs, packed_at, file_id, uploaded_at, status, created_at, out_of_reach_at = found
+        pool, lane, runs, packed_at, file_id, uploaded_at, status, created_at, missing, missing_at = found
         key = client_key(pool, number)
         yield packed_at, Packed(number, unpack_lane(lane), unpack_runs(runs))
         if file_id is not None:
             yield uploaded_at, Uploaded(key, file_id)
         if status is not None:
             yield created_at, Created(key, unpack_status(status))
-        if out_of_reach_at is not None:
-            yield out_of_reach_at, OutOfReach(key)
+        if missing is not None:
+            yield missing_at, Missing(key, missing)
 
     def _escalated(self, rowid: int) -> Stamped:
         at, lane, runs = self._db.execute("SELECT at, lane, runs FROM escalated WHERE rowid = ?", rowid).fetchone()
