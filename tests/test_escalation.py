@@ -17,7 +17,7 @@ from virtual import CHAT, EMBEDDINGS, InMemory, Interrupted, Samples, Site, Worl
 import carpool
 from carpool.engine.events import Escalated
 from carpool.journal.sqlite import Sqlite
-from carpool.testing import Emulator, Faults, Pace, Troubles, echo
+from carpool.testing import Answer, Emulator, Faults, Pace, Troubles, echo
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_tasks_left")]
 
@@ -415,6 +415,41 @@ async def test_what_remains_of_requests_or_tokens_is_heeded_before_a_refusal_com
         assert anyio.current_time() - start == pytest.approx(4, abs=1e-3)
     assert isinstance(w.errors()["second"], carpool.RequestExpired)
     assert sent(w) == 1
+
+
+@pytest.mark.parametrize("way", ["live", "escalated"])
+async def test_those_that_rest_keep_back_nobody_of_another_model(way: str) -> None:
+    def answer(endpoint: str, given: dict[str, Any]) -> Any:
+        return Answer(429) if given["model"] == "gpt-5-mini" else echo(endpoint, given)
+
+    async with world(pool={"escalate": "flex"}, pace=SLOW, answer=answer) as w, anyio.create_task_group() as tasks:
+
+        async def ask(text: str) -> None:
+            with suppress(carpool.CarpoolError):
+                await w.pool.request(carpool.Request(CHAT, body(text), timeout=400))
+
+        for text in texts(25):
+            tasks.start_soon(ask, text)
+        await anyio.sleep(210)
+        begin = anyio.current_time()
+        other = {**body("other"), "model": "gpt-5"}
+        if way == "live":
+            with carpool.options(live=True):
+                await w.pool.request(CHAT, other)
+        else:
+            await w.pool.request(carpool.Request(CHAT, other, timeout=20))
+        assert anyio.current_time() - begin <= 15
+
+
+async def test_answers_that_came_live_on_other_days_lie_in_other_files(tmp_path: Path) -> None:
+    async with site(tmp_path, pace=SLOW) as s, s.open(escalate="live", timeout=100) as w:
+        for day in range(3):
+            await w.ask(f"day {day}")
+            await w.ask(f"day {day} again")
+            await anyio.sleep(86_400)
+        files = s.files("download-*")
+        assert len(files) == 3
+        assert [s.holds(b"day 0 again"), len(w.answers())] == [True, 6]
 
 
 @pytest.mark.parametrize("seconds", [30, 3_000])

@@ -583,6 +583,23 @@ async def test_a_flush_reaches_calls_that_are_still_being_looked_up(tmp_path: Pa
             assert anyio.current_time() - start < 100
 
 
+async def test_answers_that_were_given_late_are_given_again(tmp_path: Path) -> None:
+    async with site(tmp_path, pace=Pace(validating=5, running=60, finalizing=5)) as s:
+        async with s.interrupted() as w:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(w.ask_all, ["a", "b"])
+                await anyio.sleep(30)
+                tasks.cancel_scope.cancel()
+            await anyio.sleep(200)
+        await anyio.sleep(40 * 86_400)
+        for _ in range(3):
+            async with s.open() as w:
+                await w.ask_all(["a", "b"])
+            assert w.answers() == {"a": "a", "b": "b"}
+            await anyio.sleep(60)
+        assert set(s.emulator.books().bodies.values()) == {1}
+
+
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """What would be left, the fixtures look for."""
     folder = tmp_path / "journal"

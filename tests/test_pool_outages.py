@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from virtual import CHAT, InMemory, body, site, world
+from virtual import CHAT, InMemory, body, run_here, site, world
 
 import carpool
 from carpool.journal.sqlite.folder import Lock
@@ -351,6 +351,35 @@ async def test_what_is_asked_for_after_it_was_cancelled_is_answered(tmp_path: Pa
         await w.ask("text")
     assert w.answers() == {"text": "text"}
     assert sum(s.emulator.books().bodies.values()) == 1
+
+
+async def test_a_worker_whose_disk_was_full_for_a_moment_keeps_no_other_back(tmp_path: Path) -> None:
+    full: list[bool] = []
+
+    async def run_sync(func: Any, /, *args: object) -> Any:
+        if full and getattr(func, "__name__", "") in ("_write", "_sync"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return await run_here(func, *args)
+
+    limited: dict[str, Any] = {"limits": {"gpt-5-mini": 300}, "counter": lambda endpoint, model, content: 10}
+    pace = Pace(validating=1, running=600, finalizing=1)
+    async with site(tmp_path, pace=pace) as s, s.open(run_sync=run_sync, **limited) as w, s.open(**limited) as other:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(w.ask_all, [f"{number}" for number in range(28)])
+            await anyio.sleep(100)
+            full.append(True)
+            with pytest.raises(carpool.JournalError):
+                await w.pool.submit(CHAT, body("late"), key="late")
+            full.clear()
+            await anyio.sleep(60)
+            with anyio.fail_after(HOUR):
+                await other.ask_all([f"other {number}" for number in range(10)])
+                await other.pool.submit(CHAT, body("late"), key="late")
+        assert len(w.answers()) == 28  # what ran is answered there all the same
+        assert len(other.answers()) == 10
+        with pytest.raises(carpool.JournalError):
+            await w.pool.request(CHAT, body("more"))
+    assert set(s.emulator.books().bodies.values()) == {1}
 
 
 async def test_without_a_journal_what_nobody_awaits_any_more_is_cancelled() -> None:

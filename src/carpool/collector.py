@@ -556,6 +556,7 @@ class Collector:
         if self.observer is not None:
             self.observer.broken(str(error))
         self.callers.refusal = self.callers.refusal or error
+        self.background.changed()
         if self.submissions is not None:
             self.submissions.close(error)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from itertools import chain
 
 import anyio
@@ -18,6 +19,8 @@ from .spool import Spool
 
 log: logging.Logger = logging.getLogger("carpool.escalation")
 
+_LARGE = 8_000_000  # bytes
+_OLD = 86_400.0  # seconds
 _PAUSE = 1.0  # seconds after a refusal for now that does not say how long
 _SPENT = Failure("budget", "The budget was spent before the request could be sent live. Raise it to go on.")
 _TOO_LATE = Failure("expired", "The request's timeout ended before it could be sent live.")
@@ -54,10 +57,11 @@ class Escalation:
         self._is_spent = is_spent
         self._at_once = at_once
         self.in_hand: set[int] = set()  # rows whose answers came, and which nobody was told of yet
-        self._resting_until = 0.0
+        self._resting_until: dict[str, float] = {}  # by model
         self._saving = anyio.Lock()
         self._file: str | None = None
         self._saved = 0
+        self._begun = 0.0
 
     async def send(self, command: SendLive) -> None:
         """Send rows, and tell the engine of each."""
@@ -71,12 +75,11 @@ class Escalation:
 
     async def _send_some(self, lane: Lane, rows: Iterator[Run]) -> None:
         for run in rows:
-            async with self._at_once:
-                try:
-                    ended = await self._send_one(lane, run)
-                    self._feed(structs.replace(ended, awaited=self._is_awaited(ended.row)))
-                finally:
-                    self.in_hand.difference_update(run.rows)
+            try:
+                ended = await self._send_one(lane, run)
+                self._feed(structs.replace(ended, awaited=self._is_awaited(ended.row)))
+            finally:
+                self.in_hand.difference_update(run.rows)
 
     async def _send_one(self, lane: Lane, run: Run) -> LiveEnded:
         """Send a row; whatever goes wrong is told to the engine, as others wait for other answers."""
@@ -111,22 +114,38 @@ class Escalation:
         await self._spool.write((run,))
         (body,) = await self._spool.bodies(lane, run)
         call = Encoded(lane.endpoint, lane.model, body, 0)
-        while await self._may_go(number):
-            row = await drive(self._provider.live(call, self._tier), self._send_and_heed)
+        send = partial(self._send_and_heed, lane.model)
+        while await self._may_go(lane.model, number):
+            async with self._at_once:  # those that rest hold up nobody
+                if self._pause(lane.model) > 0 or not self._is_wanted(number):
+                    continue
+                row = await drive(self._provider.live(call, self._tier), send)
             if row.status_code != 429 or row.code in OUT_OF_MONEY:
                 return row
-            self._resting_until = max(self._resting_until, anyio.current_time() + _PAUSE)
+            self._rest(lane.model, _PAUSE)
         return None
 
-    async def _send_and_heed(self, call: Call) -> Reply:
+    async def _send_and_heed(self, model: str, call: Call) -> Reply:
         reply = await self._send_call(call)
-        self._resting_until = max(self._resting_until, anyio.current_time() + reply.rest)
+        self._rest(model, reply.rest)
         return reply
 
-    async def _may_go(self, number: int) -> bool:
-        """Wait as long as the server asked for, and tell whether anybody still awaits the row, and it can be paid."""
-        while self._is_awaited(number) and not self._is_spent():
-            pause = self._resting_until - anyio.current_time()  # which may grow meanwhile
+    def _rest(self, model: str, seconds: float) -> None:
+        until = self._resting_until.get(model, 0.0)
+        self._resting_until[model] = max(until, anyio.current_time() + seconds)
+
+    def _pause(self, model: str) -> float:
+        """Give how long a model's calls are to rest, which may grow meanwhile."""
+        return self._resting_until.get(model, 0.0) - anyio.current_time()
+
+    def _is_wanted(self, number: int) -> bool:
+        """Tell whether anybody still awaits a row, and it can be paid."""
+        return self._is_awaited(number) and not self._is_spent()
+
+    async def _may_go(self, model: str, number: int) -> bool:
+        """Wait as long as the server asked for, and tell whether a row is still wanted."""
+        while self._is_wanted(number):
+            pause = self._pause(model)
             if pause <= 0:
                 return True
             await anyio.sleep(min(pause, _PAUSE))
@@ -139,10 +158,17 @@ class Escalation:
             return structs.replace(answer, custom_id=custom_id), None
         line = self._provider.row_line(custom_id, answer)
         async with self._saving:
-            self._file = self._file or self._spool.new_download()
+            file = self._open_file()
             offset, self._saved = self._saved, self._saved + len(line)
             try:
-                await self._spool.save(self._file, offset, line)
+                await self._spool.save(file, offset, line)
             except OSError as exc:
                 self._lose(exc)
-        return structs.replace(answer, custom_id=custom_id, offset=offset, size=len(line) - 1), self._file
+        return structs.replace(answer, custom_id=custom_id, offset=offset, size=len(line) - 1), file
+
+    def _open_file(self) -> str:
+        """Name the file for answers: another one where it is large or old, as what it holds goes when all is old."""
+        now = anyio.current_time()
+        if self._file is None or self._saved >= _LARGE or now - self._begun >= _OLD:
+            self._file, self._saved, self._begun = self._spool.new_download(), 0, now
+        return self._file

@@ -73,6 +73,7 @@ class Running:
             self._background.watch(self._adopt, self._journal, adoption)
             self._background.watch(self._collector.elsewhere.run)
             self._background.watch(self._forget_old, self._journal)
+            self._background.watch(self._leave_to_others, self._journal)
         await self._keep_time()
 
     def watch(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -158,6 +159,25 @@ class Running:
                 await journal.forget_old()
             except JournalError as exc:
                 log.warning("what is old in the journal stays there: %s", exc)
+
+    async def _leave_to_others(self, journal: Journal) -> None:
+        """Close a journal in which nothing can be recorded any more, once nothing runs that is answered here.
+
+        As if this process had died: else others would wait for what it has under way as long as it lives.
+        """
+        collector, recorder = self._collector, self._collector.recorder
+        background = self._background
+
+        def is_idle() -> bool:
+            broken = recorder is not None and recorder.broken is not None
+            return broken and not background.busy and not collector.has_batches
+
+        await background.until(is_idle)
+        log.warning("what is unfinished is left to other processes, and to the next: the journal is closed")
+        try:
+            await journal.aclose()
+        except JournalError as exc:
+            log.warning("the journal could not be closed: %s", exc)
 
     # --- leaving
 

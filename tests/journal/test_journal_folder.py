@@ -31,7 +31,9 @@ from carpool import JournalError
 from carpool.engine.events import Accepted, Delivered, Discarded, Done, Escalated, Spent, unanswered
 from carpool.journal import Summary
 from carpool.journal.sqlite import Sqlite
+from carpool.journal.sqlite.database import Database
 from carpool.journal.sqlite.folder import Lock, lock_path
+from carpool.journal.sqlite.outcomes import Outcomes
 from carpool.naming import segment_name
 
 pytestmark = pytest.mark.anyio
@@ -295,6 +297,67 @@ async def test_a_journal_that_stays_open_forgets_what_is_old(folder: Path) -> No
     assert names(folder) == {*files[1:], segment_name(mine.first), "shard-1.lock", "shard-2.lock"}
     for one in (journal, other):
         await one.aclose()
+
+
+async def test_what_was_delivered_late_is_kept_for_as_long_from_then_on(folder: Path) -> None:
+    journal = await open_sqlite(folder, retention=1_000)
+    mine = Course(journal)
+    now = time.time()
+    await journal.record(*stamped(accepted(mine.run(1, 2)), *mine.answered(1, 1, 2), at=now - 5_000))
+    await journal.record((now - 900, Delivered(tuple(mine.rows(1, 2)))))
+    await journal.aclose()
+    heir = await open_sqlite(folder, retention=1_000)
+    assert set(await find(heir, *mine.rows(1, 2))) == set(mine.rows(1, 2))
+    await heir.aclose()
+    last = await open_sqlite(folder, retention=800)
+    assert set(await find(last, *mine.rows(1, 2))) == set()
+    await last.aclose()
+
+
+async def test_what_is_old_goes_many_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = await open_sqlite(folder)
+    mine = Course(journal)
+    await journal.record(*stamped(accepted(mine.run(*range(1, 401)))))
+    for number in range(1, 401):
+        await journal.record(*stamped(*mine.answered(number, number, given=True)))
+    await journal.aclose()
+    transactions: list[None] = []
+    real = Database.transaction
+
+    def counted(self: Database) -> Any:
+        transactions.append(None)
+        return real(self)
+
+    monkeypatch.setattr(Database, "transaction", counted)
+    heir = await open_sqlite(folder, retention=0)
+    assert len(transactions) < 200
+    assert await find(heir, *mine.rows(*range(1, 401))) == {}
+    await heir.aclose()
+
+
+async def test_what_many_calls_left_is_taken_over_without_a_look_at_all_answers_for_each(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = DiskHome(folder)
+    dead = await home.open()
+    theirs = Course(dead)
+    for number in range(1, 401):
+        await dead.record(*stamped(accepted(theirs.run(number, offset=10 * number))))
+    await dead.record(*stamped(*theirs.answered(1, *range(1, 400))))
+    home.kill(dead)
+    looks: list[int] = []
+    real = Outcomes.answered
+
+    def counted(self: Outcomes, rows: Any) -> set[int]:
+        looks.append(len(rows))
+        return real(self, rows)
+
+    monkeypatch.setattr(Outcomes, "answered", counted)
+    heir = await home.open()
+    told = [fact for _, fact in await load(heir) if isinstance(fact, Accepted)]
+    assert [row for fact in told for row in fact.run.rows] == theirs.rows(400)
+    assert len(looks) <= 5
+    await heir.aclose()
 
 
 async def test_what_the_living_delivered_goes_and_their_files_stay(folder: Path) -> None:

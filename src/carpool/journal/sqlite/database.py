@@ -18,6 +18,7 @@ MIGRATIONS = (
     "services.sql",
     "intents.sql",
     "missing.sql",
+    "ages.sql",
 )  # each brings the database from the version that is its position to the next
 BUSY = 30.0  # seconds to wait for other processes: their transactions take milliseconds
 

@@ -64,7 +64,7 @@ class Facts:
             Uploaded: self._uploaded,
             Created: self._created,
             Settled: self._settled,
-            Delivered: lambda fact, at: outcomes.deliver(fact.rows, received=fact.received),
+            Delivered: lambda fact, at: outcomes.deliver(fact.rows, at, received=fact.received),
             Done: self._done,
             Cleared: self._cleared,
             Learned: self._learned,

@@ -52,14 +52,18 @@ class Outcomes:
             marks,
         )
 
-    def deliver(self, rows: Iterable[int], *, received: bool) -> None:
-        """Note whether callers received answers."""
+    def deliver(self, rows: Iterable[int], at: float, *, received: bool) -> None:
+        """Note whether callers received answers, at this time."""
         for id_, outcome, found in self._holding(sorted(rows)):
             for position in found:
                 outcome.marks[position] = ANSWERED | DELIVERED * received
             undelivered = outcome.marks.count(ANSWERED)
             self._db.execute(
-                "UPDATE outcome SET marks = ?, undelivered = ? WHERE id = ?", bytes(outcome.marks), undelivered, id_
+                "UPDATE outcome SET marks = ?, undelivered = ?, delivered_at = ? WHERE id = ?",
+                bytes(outcome.marks),
+                undelivered,
+                at,
+                id_,
             )
 
     def find(self, rows: Sequence[int]) -> dict[int, Place]:

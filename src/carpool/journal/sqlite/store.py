@@ -22,6 +22,7 @@ from .submitted import Submissions
 from .unfinished import HOUR, Unfinished, is_finished, of_the_account
 from .woken import Woken
 
+_TURN = 0.02  # seconds of a transaction in which is forgotten what is old
 _FRESH = 86_400.0  # seconds for which no file of a living process is removed
 
 # Whether anything was, or may have been, sent to the account: what only waits may go to another.
@@ -130,7 +131,7 @@ class Store:
 
     def claim_keys(self, asked: Mapping[str, bytes]) -> dict[str, Keyed]:
         """Claim keys for submissions; gives those that are taken."""
-        return self._submissions.claim(asked, self.shard, self.told)
+        return self._submissions.claim(asked, self.shard, self.told, time.time())
 
     def intend(self, digests: Collection[bytes]) -> Declared:
         """Declare calls that are about to be recorded, but for those that other processes are about to."""
@@ -235,17 +236,21 @@ class Store:
     def _drop_old(self, now: float) -> Iterator[None]:
         """Forget answers that were delivered, and batches that are over, when they are old.
 
-        Each outcome by itself: others wait to write meanwhile.
+        A few at a time: others wait to write meanwhile.
         """
         retention = self._retention
         unacked = "EXISTS (SELECT 1 FROM submission WHERE row BETWEEN first AND last)"
-        old = f"FROM outcome WHERE at < ? AND undelivered = 0 AND NOT {unacked}"
+        old = f"FROM outcome WHERE coalesce(delivered_at, at) < ? AND undelivered = 0 AND NOT {unacked}"
         with self._db.mapped():
-            found = self._db.execute(f"SELECT id {old}", now - retention).fetchall()
-        for (id_,) in found:
+            found = self._db.execute(f"SELECT id {old} ORDER BY id DESC", now - retention).fetchall()
+        while found:
             with self._db.transaction():
-                if self._db.value(f"SELECT 1 {old} AND id = ?", now - retention, id_):  # it may have been taken back
-                    self._requests.forget(self._outcomes.drop(id_))
+                until = time.monotonic() + _TURN
+                while found and time.monotonic() < until:
+                    (id_,) = found.pop()
+                    # It may have been taken back.
+                    if self._db.value(f"SELECT 1 {old} AND id = ?", now - retention, id_):
+                        self._requests.forget(self._outcomes.drop(id_))
             yield
         with self._db.transaction():
             query = "DELETE FROM batch WHERE done_at < ? AND leaves IS NULL"

@@ -56,7 +56,7 @@ class Unfinished:
         accepted = self._rows(f"SELECT segment, rowid {_ACCEPTED} ORDER BY segment, rowid")
         needed: set[int] = set()
         for start in range(0, len(accepted), _TURNS):
-            facts = [fact for _, rowid in accepted[start : start + _TURNS] for fact in self._accepted(rowid)]
+            facts = self._accepted([rowid for _, rowid in accepted[start : start + _TURNS]])
             needed.update(fact.run.segment for _, fact in facts)
             yield facts
         batches = self._rows(f"SELECT number {_BATCH} ORDER BY number")
@@ -73,14 +73,18 @@ class Unfinished:
     def _rows(self, query: str) -> list[tuple[int, ...]]:
         return [row for shard in self._shards for row in self._db.execute(query, *span_of(shard))]
 
-    def _accepted(self, rowid: int) -> Iterator[tuple[float, Accepted]]:
+    def _accepted(self, rowids: Sequence[int]) -> list[tuple[float, Accepted]]:
+        """Tell what is left of what joined; of all of it the outcomes are looked through once."""
         query = "SELECT at, lane, rich, run FROM accepted WHERE rowid = ?"
-        at, lane, rich, packed = self._db.execute(query, rowid).fetchone()
-        (run,) = unpack_runs(packed)
-        over = self._requests.gone(run.rows) | self._outcomes.answered(run.rows)
-        for is_over, part in stretches(run, (row in over for row in run.rows)):
-            if not is_over:
-                yield at, Accepted(unpack_lane(lane), part, bool(rich))
+        found = [self._db.execute(query, rowid).fetchone() for rowid in rowids]
+        runs = [unpack_runs(packed)[0] for *_, packed in found]
+        over = self._outcomes.answered(sorted(row for run in runs for row in run.rows))
+        told: list[tuple[float, Accepted]] = []
+        for (at, lane, rich, _), run in zip(found, runs, strict=True):
+            ended = over | self._requests.gone(run.rows)
+            parts = stretches(run, (row in ended for row in run.rows))
+            told += [(at, Accepted(unpack_lane(lane), part, bool(rich))) for is_over, part in parts if not is_over]
+        return told
 
     def _batch(self, number: int) -> Iterator[Stamped]:
         query = (
