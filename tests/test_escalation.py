@@ -4,13 +4,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import httpx2
+import msgspec
 import pytest
 from virtual import CHAT, EMBEDDINGS, InMemory, Interrupted, Samples, Site, World, body, site, world
 
@@ -1035,12 +1036,66 @@ async def test_live_answers_are_no_reason_to_doubt_what_a_batch_states(caplog: p
     assert "states" not in caplog.text
 
 
+PRICE = 40.0  # USD that each of these calls costs in a batch, and half of what it costs live
+
+
+def priced(budget: float) -> dict[str, Any]:
+    return {"prices": {"gpt-5-mini": {"input": 1e6, "output": 0}}, "budget": budget}
+
+
+def dear(number: int) -> str:
+    text = f"{number:04d}"
+    return text + (320 - len(msgspec.json.encode(body(text)))) * "x"
+
+
+def exact(endpoint: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Bill what is expected: 80 tokens."""
+    usage = {"prompt_tokens": 80, "completion_tokens": 0, "total_tokens": 80}
+    return {"choices": [{"message": {"content": "ok"}}], "usage": usage}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("lives", [0, 3, 20])
+async def test_the_budget_holds_though_calls_ride_and_are_sent_live(tmp_path: Path, kept: bool, lives: int) -> None:
+    budget = 20 * PRICE + lives * 2 * PRICE + 1
+    settings = {"escalate": "live", "timeout": 400, **priced(budget)}
+    async with AsyncExitStack() as stack:
+        emulator: dict[str, Any] = {"pace": SLOW, "answer": exact}
+        if kept:
+            w = await stack.enter_async_context(
+                (await stack.enter_async_context(site(tmp_path, **emulator))).open(**settings)
+            )
+        else:
+            w = await stack.enter_async_context(world(pool=settings, **emulator))
+        await w.ask_all([dear(number) for number in range(20)])
+        assert len(w.answers()) == live(w) == lives
+        assert {type(error) for error in w.errors().values()} <= {carpool.RequestExpired}
+        await anyio.sleep(2_000)
+        paid = w.pool.stats().cost.paid
+        assert paid == (20 + 2 * lives) * PRICE <= budget if kept else paid <= budget  # or nobody waits for the batch
+
+
+async def test_what_batches_might_have_billed_too_is_there_again_when_they_are_over() -> None:
+    settings = {"escalate": "live", "timeout": 400, **priced(3 * PRICE + 1)}
+    async with world(pool=settings, pace=SLOW, answer=exact) as w:
+        await w.ask(dear(1))
+        assert len(w.answers()) == live(w) == 1
+        with pytest.raises(carpool.BudgetExceeded):
+            await w.pool.request(CHAT, body(dear(2)))
+        await anyio.sleep(400)  # nobody waits for the batch, which is cancelled before it runs
+        assert w.pool.stats().cost.paid == 2 * PRICE
+        with anyio.move_on_after(1) as accepted:
+            await w.pool.request(CHAT, body(dear(2)))
+        assert accepted.cancelled_caught
+
+
 async def test_live_answers_count_towards_the_budget() -> None:
     prices = {"gpt-5-mini": {"input": 1e6, "output": 0}}
-    async with world(pool={**WAITS, "prices": prices, "budget": 100}) as w:
+    async with world(pool={**WAITS, "prices": prices, "budget": 150}) as w:
         await w.ask("x" * 400)
+        assert len(w.answers()) == 1
         with pytest.raises(carpool.BudgetExceeded):
-            await w.pool.request(CHAT, body("more"))
+            await w.pool.request(CHAT, body("y" * 400))
 
 
 @pytest.mark.parametrize("seed", range(8))

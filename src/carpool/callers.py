@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice, repeat
 from typing import Literal, TypeAlias
 
@@ -102,6 +102,20 @@ class Callers:
         except BudgetExceeded as exc:
             return exc
         return None
+
+    def afford_live(self, number: int, row: int, model: str, size: int, *, rides: bool) -> bool:
+        """Reserve what it costs to send a call live, whose row may ride in a batch already; False if it is too much."""
+        return self._budget is None or self._budget.escalate(number, row, model, size, rides=rides)
+
+    @property
+    def copies(self) -> Collection[int]:
+        """Give the rows that were sent live, and that their batches may bill too, where there is a budget."""
+        return () if self._budget is None else self._budget.copies
+
+    def keep_copies(self, rows: Collection[int]) -> None:
+        """Note that of these rows those alone are still in batches."""
+        if self._budget is not None:
+            self._budget.keep_copies(rows)
 
     @property
     def are_out_of_money(self) -> bool:

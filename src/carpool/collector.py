@@ -222,6 +222,7 @@ class Collector:
             self.intake.is_awaited,
             self._lose,
             lambda: self.callers.are_out_of_money,
+            self._afford_live,
             at_once,
         )
         pause = settings.timing.poll_min
@@ -333,6 +334,8 @@ class Collector:
         if not isinstance(event, Done):
             return []
         self.performer.forget(event.key, event.batch_id)
+        if self.callers.copies:
+            self.callers.keep_copies(self._engine.billing(self.callers.copies))
         if doubt := self._settling.over(event.batch_id):
             self._hint(doubt)
         return self._answers.take(event.batch_id)
@@ -411,6 +414,10 @@ class Collector:
                 self.feed(settled)
         self.background.changed()
         self._look_at_budget()
+
+    def _afford_live(self, row: int, model: str, size: int) -> bool:
+        number = row if self._resumption is None else self._resumption.number(row)
+        return self.callers.afford_live(number, row, model, size, rides=row in self._engine.running((row,)))
 
     def _look_at_budget(self) -> None:
         if self._budget is not None and self.callers.are_out_of_money and not self._barred:

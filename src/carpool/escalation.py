@@ -22,13 +22,13 @@ log: logging.Logger = logging.getLogger("carpool.escalation")
 _LARGE = 8_000_000  # bytes
 _OLD = 86_400.0  # seconds
 _PAUSE = 1.0  # seconds after a refusal for now that does not say how long
-_SPENT = Failure("budget", "The budget was spent before the request could be sent live. Raise it to go on.")
+_SPENT = Failure("budget", "The budget does not allow for sending the request live. Raise it to go on.")
 _TOO_LATE = Failure("expired", "The request's timeout ended before it could be sent live.")
 
 
 class Escalation:
     """Send rows live and tell what came of them; `is_awaited` says whether anybody waits for a row still, `is_spent`
-    whether there is no money left; `at_once` bounds those under way.
+    whether there is no money left, `afford` reserves what a row costs; `at_once` bounds those under way.
 
     A reply that was lost may have been billed: it is not asked for again. A refusal for now (429) was not, and is.
     """
@@ -44,6 +44,7 @@ class Escalation:
         is_awaited: Callable[[int], bool],
         lose: Callable[[OSError], None],
         is_spent: Callable[[], bool],
+        afford: Callable[[int, str, int], bool],
         at_once: anyio.CapacityLimiter,
     ) -> None:
         self._pool = pool
@@ -55,9 +56,11 @@ class Escalation:
         self._is_awaited = is_awaited
         self._lose = lose
         self._is_spent = is_spent
+        self._afford = afford
         self._at_once = at_once
         self.in_hand: set[int] = set()  # rows whose answers came, and which nobody was told of yet
         self._resting_until: dict[str, float] = {}  # by model
+        self._short = False  # of money, and that was told
         self._saving = anyio.Lock()
         self._file: str | None = None
         self._saved = 0
@@ -114,6 +117,11 @@ class Escalation:
         await self._spool.write((run,))
         (body,) = await self._spool.bodies(lane, run)
         call = Encoded(lane.endpoint, lane.model, body, 0)
+        if not self._afford(number, lane.model, len(body)):
+            if not self._short:
+                log.warning("the budget does not allow for all calls to be sent live whose time runs out")
+            self._short = True
+            raise CallFailed(_SPENT)
         send = partial(self._send_and_heed, lane.model)
         while await self._may_go(lane.model, number):
             async with self._at_once:  # those that rest hold up nobody

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Collection
 from functools import reduce
 from operator import add
 from typing import Any
@@ -104,6 +105,7 @@ class Budget:
         self._spending = spending
         self._prices = prices
         self._expected: dict[int, float] = {}
+        self._copies: dict[int, float] = {}  # of these, what batches may bill for rows that were sent live too
         self._unpriced: set[str] = set()
 
     @property
@@ -126,9 +128,39 @@ class Budget:
 
     def settled(self, number: int) -> None:
         """Release what was reserved for a call: it has its answer, whose cost was added, or will have none."""
-        self.committed -= self._expected.pop(number, 0.0)
-        if not self._expected:
+        self._release(self._expected.pop(number, 0.0))
+
+    def _release(self, cost: float) -> None:
+        self.committed -= cost
+        if not self._expected and not self._copies:
             self.committed = 0.0  # no rounding outlives the calls that it came from
+
+    def escalate(self, number: int, row: int, model: str, size: int, *, rides: bool) -> bool:
+        """Reserve what it costs to send a call live, beside what its row costs if it `rides` in a batch already.
+
+        False where that is more than is left.
+        """
+        cost = self._expect(model, size, live=True) or 0.0
+        before = self._expected.get(number, 0.0)
+        more = cost if rides else cost - before
+        if self.exceeded or self._spending.paid + self.committed + more > self.limit:
+            return False
+        if cost:
+            self._expected[number] = cost
+            self.committed += more
+        if rides and before:
+            self._copies[row] = before
+        return True
+
+    @property
+    def copies(self) -> Collection[int]:
+        """Give the rows that were sent live, and that their batches may bill too."""
+        return self._copies.keys()
+
+    def keep_copies(self, rows: Collection[int]) -> None:
+        """Release what was reserved for all others: their batches are over."""
+        for row in self._copies.keys() - set(rows):
+            self._release(self._copies.pop(row))
 
     def rename(self, number: int, other: int) -> None:
         """Keep what was reserved for a call under another number."""

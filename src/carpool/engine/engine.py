@@ -192,6 +192,12 @@ class Engine:
         wanted = sorted(rows)
         return {row for batch in self._batches if batch.remote_id is not None for row in batch.holds(wanted)}
 
+    def billing(self, rows: Collection[int]) -> set[int]:
+        """Say which of these rows, answered live or not, are in batches that were created, and are not over."""
+        wanted = sorted(rows)
+        created = [batch for batch in self._batches if batch.remote_id is not None]
+        return {row for batch in created for row in batch.holds(wanted) | batch.lived.intersection(wanted)}
+
     def far(self, rows: Collection[int]) -> dict[int, int]:
         """Say how far those of these rows have come that are sent whether or not anybody asks for them.
 
