@@ -72,7 +72,7 @@ async def test_an_answer_that_comes_before_the_deadline_wins() -> None:
         start = anyio.current_time()
         assert (await asking(w, "first", 1_000)()).text == "first"
         took = anyio.current_time() - start
-        assert (await asking(w, "second", took + 3)()).text == "second"
+        assert (await asking(w, "second", took + 10)()).text == "second"  # looks at a batch are some seconds apart
         await anyio.sleep(2_000)
     assert w.pool.stats().failed == 0
 
