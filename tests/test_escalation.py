@@ -1089,6 +1089,31 @@ async def test_what_batches_might_have_billed_too_is_there_again_when_they_are_o
         assert accepted.cancelled_caught
 
 
+@pytest.mark.parametrize("rides", [False, True])
+async def test_flexible_calls_are_reckoned_at_the_price_of_a_batch(rides: bool) -> None:
+    settings = {"escalate": "flex", "timeout": 400, **priced((2 if rides else 1) * PRICE + 1)}
+    timing = carpool.Timing() if rides else PATIENT
+    async with world(pool={**settings, "timing": timing}, pace=SLOW, answer=exact) as w:
+        await w.ask(dear(1))
+        assert len(w.answers()) == live(w) == 1
+
+
+async def test_money_is_there_again_where_a_batch_was_faster_than_live_calls() -> None:
+    """Also that of calls which never got their turn to be sent live."""
+
+    async def tamper(request: httpx2.Request) -> httpx2.Response | None:
+        return refusal(429, retry_after="60") if is_live(request) else None
+
+    settings = {"escalate": "live", "timeout": 640, **priced(180 * PRICE + 1)}
+    async with tampered(tamper, pool=settings, pace=SLOW, answer=exact) as w:
+        await w.ask_all([dear(number) for number in range(60)])
+        assert len(w.answers()) == 60
+        await anyio.sleep(2_000)
+        with anyio.move_on_after(1) as accepted:  # all that is left
+            await w.pool.gather([body(dear(number)) for number in range(100, 220)], endpoint=CHAT)
+        assert accepted.cancelled_caught
+
+
 async def test_live_answers_count_towards_the_budget() -> None:
     prices = {"gpt-5-mini": {"input": 1e6, "output": 0}}
     async with world(pool={**WAITS, "prices": prices, "budget": 150}) as w:

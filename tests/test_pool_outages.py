@@ -382,6 +382,38 @@ async def test_a_worker_whose_disk_was_full_for_a_moment_keeps_no_other_back(tmp
     assert set(s.emulator.books().bodies.values()) == {1}
 
 
+async def test_who_waits_for_another_worker_is_answered_though_the_disk_was_full_here(tmp_path: Path) -> None:
+    full: list[bool] = []
+
+    async def run_sync(func: Any, /, *args: object) -> Any:
+        if full and getattr(func, "__name__", "") in ("_write", "_sync"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return await run_here(func, *args)
+
+    told: list[str] = []
+
+    async def ask(pool: carpool.Pool) -> None:
+        told.append((await pool.request(carpool.Request(CHAT, body("text"), key="one"))).text)
+
+    pace = Pace(validating=1, running=600, finalizing=1)
+    async with (
+        site(tmp_path, pace=pace) as s,
+        s.open(run_sync=run_sync) as w,
+        s.open() as other,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(ask, other.pool)
+        await anyio.sleep(100)
+        tasks.start_soon(ask, w.pool)
+        await anyio.sleep(10)
+        full.append(True)
+        with pytest.raises(carpool.JournalError):
+            await w.pool.submit(CHAT, body("late"), key="late")
+        full.clear()
+    assert told == ["text", "text"]
+    assert set(s.emulator.books().bodies.values()) == {1}
+
+
 async def test_without_a_journal_what_nobody_awaits_any_more_is_cancelled() -> None:
     outage = Outage()
     async with world(before=outage, **KEYED) as w:

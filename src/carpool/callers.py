@@ -103,13 +103,20 @@ class Callers:
             return exc
         return None
 
-    def afford_live(self, number: int, row: int, model: str, size: int, *, rides: bool) -> bool:
-        """Reserve what it costs to send a call live, whose row may ride in a batch already; False if it is too much."""
-        return self._budget is None or self._budget.escalate(number, row, model, size, rides=rides)
+    def afford_live(self, number: int, row: int, model: str, size: int, *, rides: bool, flexible: bool) -> bool:
+        """Reserve what it costs to send the row of a call live, until it has `landed`; False where that is too much."""
+        if self._budget is None:
+            return True
+        return self._budget.escalate(number, row, model, size, rides=rides, flexible=flexible)
+
+    def landed(self, row: int, *, rides: bool) -> None:
+        """Note that a live call came to its end, whose batch may yet bill its row too where it `rides`."""
+        if self._budget is not None:
+            self._budget.landed(row, rides=rides)
 
     @property
     def copies(self) -> Collection[int]:
-        """Give the rows that were sent live, and that their batches may bill too, where there is a budget."""
+        """Give the rows that were answered live, and that their batches may bill too, where there is a budget."""
         return () if self._budget is None else self._budget.copies
 
     def keep_copies(self, rows: Collection[int]) -> None:

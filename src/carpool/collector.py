@@ -223,6 +223,7 @@ class Collector:
             self._lose,
             lambda: self.callers.are_out_of_money,
             self._afford_live,
+            self._landed,
             at_once,
         )
         pause = settings.timing.poll_min
@@ -417,7 +418,11 @@ class Collector:
 
     def _afford_live(self, row: int, model: str, size: int) -> bool:
         number = row if self._resumption is None else self._resumption.number(row)
-        return self.callers.afford_live(number, row, model, size, rides=row in self._engine.running((row,)))
+        rides, flexible = self._engine.rides(row), self._settings.escalate == "flex"
+        return self.callers.afford_live(number, row, model, size, rides=rides, flexible=flexible)
+
+    def _landed(self, row: int) -> None:
+        self.callers.landed(row, rides=row in self._engine.billing((row,)))
 
     def _look_at_budget(self) -> None:
         if self._budget is not None and self.callers.are_out_of_money and not self._barred:

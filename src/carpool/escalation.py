@@ -28,7 +28,8 @@ _TOO_LATE = Failure("expired", "The request's timeout ended before it could be s
 
 class Escalation:
     """Send rows live and tell what came of them; `is_awaited` says whether anybody waits for a row still, `is_spent`
-    whether there is no money left, `afford` reserves what a row costs; `at_once` bounds those under way.
+    whether there is no money left; `afford` reserves what a row costs until it has `landed`; `at_once` bounds those
+    under way.
 
     A reply that was lost may have been billed: it is not asked for again. A refusal for now (429) was not, and is.
     """
@@ -45,6 +46,7 @@ class Escalation:
         lose: Callable[[OSError], None],
         is_spent: Callable[[], bool],
         afford: Callable[[int, str, int], bool],
+        landed: Callable[[int], None],
         at_once: anyio.CapacityLimiter,
     ) -> None:
         self._pool = pool
@@ -57,6 +59,7 @@ class Escalation:
         self._lose = lose
         self._is_spent = is_spent
         self._afford = afford
+        self._landed = landed
         self._at_once = at_once
         self.in_hand: set[int] = set()  # rows whose answers came, and which nobody was told of yet
         self._resting_until: dict[str, float] = {}  # by model
@@ -83,6 +86,7 @@ class Escalation:
                 self._feed(structs.replace(ended, awaited=self._is_awaited(ended.row)))
             finally:
                 self.in_hand.difference_update(run.rows)
+                self._landed(run.rows[0])
 
     async def _send_one(self, lane: Lane, run: Run) -> LiveEnded:
         """Send a row; whatever goes wrong is told to the engine, as others wait for other answers."""
@@ -117,21 +121,26 @@ class Escalation:
         await self._spool.write((run,))
         (body,) = await self._spool.bodies(lane, run)
         call = Encoded(lane.endpoint, lane.model, body, 0)
-        if not self._afford(number, lane.model, len(body)):
-            if not self._short:
-                log.warning("the budget does not allow for all calls to be sent live whose time runs out")
-            self._short = True
-            raise CallFailed(_SPENT)
         send = partial(self._send_and_heed, lane.model)
         while await self._may_go(lane.model, number):
             async with self._at_once:  # those that rest hold up nobody
                 if self._pause(lane.model) > 0 or not self._is_wanted(number):
                     continue
+                self._pay(number, lane.model, len(body))
                 row = await drive(self._provider.live(call, self._tier), send)
             if row.status_code != 429 or row.code in OUT_OF_MONEY:
                 return row
             self._rest(lane.model, _PAUSE)
         return None
+
+    def _pay(self, number: int, model: str, size: int) -> None:
+        """Reserve what a live call costs; raises where that is more than is left."""
+        if self._afford(number, model, size):
+            return
+        if not self._short:
+            log.warning("the budget does not allow for all calls to be sent live whose time runs out")
+        self._short = True
+        raise CallFailed(_SPENT)
 
     async def _send_and_heed(self, model: str, call: Call) -> Reply:
         reply = await self._send_call(call)

@@ -155,6 +155,8 @@ class Running:
         """Forget day by day what was delivered long ago: a process may live for months."""
         while True:
             await anyio.sleep(_DAY)
+            if not self._collector.adopts:
+                return
             try:
                 await journal.forget_old()
             except JournalError as exc:
@@ -170,7 +172,8 @@ class Running:
 
         def is_idle() -> bool:
             broken = recorder is not None and recorder.broken is not None
-            return broken and not background.busy and not collector.has_batches
+            waits = collector.intake.unknown or any(collector.elsewhere)  # for what others have under way
+            return broken and not background.busy and not collector.has_batches and not waits
 
         await background.until(is_idle)
         log.warning("what is unfinished is left to other processes, and to the next: the journal is closed")

@@ -105,7 +105,8 @@ class Budget:
         self._spending = spending
         self._prices = prices
         self._expected: dict[int, float] = {}
-        self._copies: dict[int, float] = {}  # of these, what batches may bill for rows that were sent live too
+        self._live: dict[int, tuple[float, float]] = {}  # by row: what a live call costs, and what its batch does
+        self._copies: dict[int, float] = {}  # by row: what batches may bill for calls that were answered live
         self._unpriced: set[str] = set()
 
     @property
@@ -132,29 +133,34 @@ class Budget:
 
     def _release(self, cost: float) -> None:
         self.committed -= cost
-        if not self._expected and not self._copies:
+        if not self._expected and not self._live and not self._copies:
             self.committed = 0.0  # no rounding outlives the calls that it came from
 
-    def escalate(self, number: int, row: int, model: str, size: int, *, rides: bool) -> bool:
-        """Reserve what it costs to send a call live, beside what its row costs if it `rides` in a batch already.
+    def escalate(self, number: int, row: int, model: str, size: int, *, rides: bool, flexible: bool) -> bool:
+        """Reserve what it costs to send the row of a call live, until `landed`; False where that is more than is left.
 
-        False where that is more than is left.
+        Where it `rides`, its batch is billed beside that.
         """
-        cost = self._expect(model, size, live=True) or 0.0
-        before = self._expected.get(number, 0.0)
-        more = cost if rides else cost - before
-        if self.exceeded or self._spending.paid + self.committed + more > self.limit:
+        cost = self._expect(model, size, live=not flexible) or 0.0
+        reserved = self._expected.get(number, 0.0)
+        others = self.committed if rides else self.committed - reserved
+        if self.exceeded or self._spending.paid + others + cost > self.limit:
             return False
-        if cost:
-            self._expected[number] = cost
-            self.committed += more
-        if rides and before:
-            self._copies[row] = before
+        self._live[row] = cost, reserved
+        self.committed += cost
         return True
+
+    def landed(self, row: int, *, rides: bool) -> None:
+        """Release what was reserved for a live call that has come to its end, but for what its batch may bill."""
+        cost, copy = self._live.pop(row, (0.0, 0.0))
+        if rides and copy:
+            self._copies[row] = copy
+            self.committed += copy
+        self._release(cost)
 
     @property
     def copies(self) -> Collection[int]:
-        """Give the rows that were sent live, and that their batches may bill too."""
+        """Give the rows that were answered live, and that their batches may bill too."""
         return self._copies.keys()
 
     def keep_copies(self, rows: Collection[int]) -> None:

@@ -919,3 +919,32 @@ def test_rows_that_are_being_sent_live_are_paid_for_in_any_case() -> None:
     shell.accept(1, 2)
     shell.escalate(2)
     assert shell.engine.far((1, 2)) == {2: 3}
+
+
+# --- what it costs
+
+
+def test_a_row_rides_from_when_its_batch_may_have_been_created_until_it_has_left_it() -> None:
+    shell = Shell()
+    upload = shell.packed(1, 2)
+    assert not shell.engine.rides(1)
+    shell.tell(Uploaded(upload.batch.key, "file"))
+    assert shell.engine.rides(1)
+    shell.tell(Created(upload.batch.key, status(upload.batch.key, "in_progress")))
+    shell.escalate(1)
+    assert shell.engine.rides(1)
+    shell.live_ended(1)
+    assert not shell.engine.rides(1)
+    assert shell.engine.billing((1, 2)) == {1}  # answered, and yet to be billed by its batch
+    shell.finish(upload.batch.key, answer(1), answer(2))
+    assert shell.engine.billing((1, 2)) == set()
+
+
+def test_a_row_that_was_not_sent_live_for_want_of_money_is_not_lost_when_its_batch_breaks_off() -> None:
+    shell = Shell(retry=Retry())
+    key = shell.opened(1)
+    shell.escalate(1)
+    assert shell.tell(LiveEnded(1, failure=refused("budget"))) == []
+    ended = shell.finish(key, end="expired")
+    assert failures(ended) == {}
+    assert rows_of(only(shell.until(Upload, ended), Upload).batch.runs) == [1]

@@ -57,26 +57,6 @@ async def test_a_key_is_claimed_once(home: Home) -> None:
     await two.aclose()
 
 
-async def test_a_key_that_was_claimed_long_ago_and_not_recorded_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where its process lives, and cannot write."""
-    one, two = await open_sqlite(tmp_path), await open_sqlite(tmp_path)
-    now = time.time()
-    assert await one.claim_keys({"a": ONE}) == {}
-    monkeypatch.setattr(time, "time", lambda: now + 590)
-    assert await two.claim_keys({"a": ONE}) == {"a": Keyed(None, ONE)}
-    monkeypatch.setattr(time, "time", lambda: now + 610)
-    assert await two.claim_keys({"a": ONE}) == {}
-    mine, late = Course(two), Course(one)
-    await two.record(*stamped(*submitted(mine, a=1)))
-    await one.record(*stamped(*submitted(late, a=1)))  # which was faster after all has it
-    (row,) = mine.rows(1)
-    assert await one.claim_keys({"a": ONE}) == {"a": Keyed(row, ONE)}
-    await one.aclose()
-    await two.aclose()
-
-
 async def test_a_key_under_which_nothing_was_submitted_is_free_again(home: Home) -> None:
     one, two = await home.open(), await home.open()
     await one.claim_keys({"given back": ONE, "left": ONE, "lost": ONE})

@@ -192,11 +192,15 @@ class Engine:
         wanted = sorted(rows)
         return {row for batch in self._batches if batch.remote_id is not None for row in batch.holds(wanted)}
 
+    def rides(self, row: int) -> bool:
+        """Tell whether a row that is not settled is in a batch that may have been created."""
+        batches = [batch for batch in self._batches if batch.stage is not Stage.PACKED]
+        return any(batch.holds((row,)) - batch.escaped for batch in batches)
+
     def billing(self, rows: Collection[int]) -> set[int]:
-        """Say which of these rows, answered live or not, are in batches that were created, and are not over."""
-        wanted = sorted(rows)
-        created = [batch for batch in self._batches if batch.remote_id is not None]
-        return {row for batch in created for row in batch.holds(wanted) | batch.lived.intersection(wanted)}
+        """Say which of these rows are answered, but in batches that may have been created, and are not over."""
+        batches = [batch for batch in self._batches if batch.lived and batch.stage is not Stage.PACKED]
+        return {row for batch in batches for row in batch.lived.difference(batch.escaped).intersection(rows)}
 
     def far(self, rows: Collection[int]) -> dict[int, int]:
         """Say how far those of these rows have come that are sent whether or not anybody asks for them.

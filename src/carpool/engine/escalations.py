@@ -91,6 +91,8 @@ class Escalations:
     def ended(self, event: LiveEnded, now: float) -> list[Command]:
         """Settle a row by its live answer, unless its batch was faster, or may still have a better one."""
         lane, run = self._flying.pop(event.row)
+        if event.failure is not None and event.failure.kind in _UNSENT and event.row not in self._alone:
+            self._sent.discard(event.row)  # it rides, and was not sent live
         unheard = self._keeps and not event.awaited and may_be_billed(event)
         if event.row in self._alone:
             self._alone.discard(event.row)

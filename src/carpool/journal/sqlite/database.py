@@ -132,6 +132,8 @@ class Database:
     def _remedy(self, exc: Exception) -> str:
         if _is_busy(exc):
             return f"it is held by {self._alive() or 'another program'}. Stop that, and start again"
+        if isinstance(exc, sqlite3.ProgrammingError):
+            return "it is closed: nothing could be recorded in it any more. Start again"
         return _REMEDIES.get(_code(exc), _DAMAGED)
 
     def close(self) -> None:

@@ -131,7 +131,7 @@ class Store:
 
     def claim_keys(self, asked: Mapping[str, bytes]) -> dict[str, Keyed]:
         """Claim keys for submissions; gives those that are taken."""
-        return self._submissions.claim(asked, self.shard, self.told, time.time())
+        return self._submissions.claim(asked, self.shard, self.told)
 
     def intend(self, digests: Collection[bytes]) -> Declared:
         """Declare calls that are about to be recorded, but for those that other processes are about to."""

@@ -12,7 +12,6 @@ from .database import Database
 from .outcomes import Outcomes
 
 _ASKED = 500  # keys, or rows, looked up by one statement
-_STALE = 600.0  # seconds, after which whoever claimed a key has failed to record what it is of
 _TOLD = 10_000  # submissions told of at once
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -28,25 +27,23 @@ class Submissions:
 
     # --- keys
 
-    def claim(self, asked: Mapping[str, bytes], shard: int, ours: Collection[int], now: float) -> dict[str, Keyed]:
-        """Claim keys for a shard; gives those that are taken, but not what was claimed in vain: in shards of `ours`, or
-        long ago."""
+    def claim(self, asked: Mapping[str, bytes], shard: int, ours: Collection[int]) -> dict[str, Keyed]:
+        """Claim keys for a shard; gives those that are taken, but not what was claimed in vain in shards of `ours`."""
         with self._db.transaction():
             taken = {
                 key: Keyed(row, digest)
-                for key, digest, row, holder, at in self._claims(list(asked))
-                if row is not None or (holder not in ours and now - at < _STALE)
+                for key, digest, row, holder in self._claims(list(asked))
+                if row is not None or holder not in ours
             }
-            free = [(key, digest, shard, now) for key, digest in asked.items() if key not in taken]
-            query = "INSERT OR REPLACE INTO submission_key (key, digest, shard, claimed_at) VALUES (?, ?, ?, ?)"
-            self._db.execute_many(query, free)
+            free = [(key, digest, shard) for key, digest in asked.items() if key not in taken]
+            self._db.execute_many("INSERT OR REPLACE INTO submission_key (key, digest, shard) VALUES (?, ?, ?)", free)
         return taken
 
-    def _claims(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes, int | None, int, float]]:
+    def _claims(self, keys: Sequence[str]) -> Iterator[tuple[str, bytes, int | None, int]]:
         for start in range(0, len(keys), _ASKED):
             asked = keys[start : start + _ASKED]
             holes = ",".join("?" * len(asked))
-            query = f"SELECT key, digest, row, shard, claimed_at FROM submission_key WHERE key IN ({holes})"  # noqa: S608
+            query = f"SELECT key, digest, row, shard FROM submission_key WHERE key IN ({holes})"  # noqa: S608
             yield from self._db.execute(query, *asked).fetchall()
 
     def unclaim(self, fact: Unclaimed, at: float) -> None:
@@ -70,8 +67,7 @@ class Submissions:
         kept = map(_packed, fact.submissions)
         self._db.execute_many("INSERT INTO submission (row, key, tags, until) VALUES (?, ?, ?, ?)", kept)
         keyed = [(one.row, one.key) for one in fact.submissions if one.key is not None]
-        # Whoever took so long that another process claimed the key, and was faster, has it no more.
-        self._db.execute_many("UPDATE submission_key SET row = ? WHERE key = ? AND row IS NULL", keyed)
+        self._db.execute_many("UPDATE submission_key SET row = ? WHERE key = ?", keyed)
 
     def fail(self, fact: Unmet, at: float) -> None:
         """Keep why submissions have no answer; what was said first holds."""
