@@ -55,14 +55,16 @@ class Outcomes:
     def deliver(self, rows: Iterable[int], at: float, *, received: bool) -> None:
         """Note whether callers received answers, at this time."""
         for id_, outcome, found in self._holding(sorted(rows)):
+            is_first = any(not outcome.marks[position] & DELIVERED for position in found)
             for position in found:
                 outcome.marks[position] = ANSWERED | DELIVERED * received
             undelivered = outcome.marks.count(ANSWERED)
+            # What is given again is no younger for that.
             self._db.execute(
-                "UPDATE outcome SET marks = ?, undelivered = ?, delivered_at = ? WHERE id = ?",
+                "UPDATE outcome SET marks = ?, undelivered = ?, delivered_at = coalesce(?, delivered_at) WHERE id = ?",
                 bytes(outcome.marks),
                 undelivered,
-                at,
+                at if is_first else None,
                 id_,
             )
 
