@@ -1114,6 +1114,21 @@ async def test_money_is_there_again_where_a_batch_was_faster_than_live_calls() -
         assert accepted.cancelled_caught
 
 
+async def test_a_live_call_that_is_refused_for_now_reserves_its_money_once() -> None:
+    refusals = [refusal(429)] * 10
+    settings = {"escalate": "live", **priced(6 * PRICE + 1)}
+    slow = tampered(to_live_calls(*refusals, None), pool=settings, pace=SLOW, answer=exact)
+    async with slow as w, anyio.create_task_group() as tasks:
+        tasks.start_soon(w.ask, dear(1))  # its money is held all the time
+        with carpool.options(timeout=400):
+            await w.ask(dear(2))
+        assert live(w) == 1
+        with anyio.move_on_after(1) as accepted:  # 2 were paid, 2 may be billed by the batch: 2 are left
+            await w.pool.gather([body(dear(number)) for number in (3, 4)], endpoint=CHAT)
+        assert accepted.cancelled_caught
+        tasks.cancel_scope.cancel()
+
+
 async def test_live_answers_count_towards_the_budget() -> None:
     prices = {"gpt-5-mini": {"input": 1e6, "output": 0}}
     async with world(pool={**WAITS, "prices": prices, "budget": 150}) as w:

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from virtual import CHAT, InMemory, body, run_here, site, world
+from virtual import CHAT, InMemory, World, body, run_here, site, world
 
 import carpool
 from carpool.journal.sqlite.folder import Lock
@@ -176,6 +176,23 @@ async def test_a_program_whose_batch_was_lost_is_answered_on_the_third_day(tmp_p
     assert len(came) == 6  # two days after it was first told, it is told once more
 
 
+HALF: dict[str, Any] = {"troubles": Troubles(failing={400: 0.5}), "seed": 5, **SLOW}  # half of the requests are refused
+
+
+async def came_of_ten(w: World) -> list[carpool.Outcome]:
+    """Submit ten, and give what came of them within ten hours."""
+    came: list[carpool.Outcome] = []
+    for number in range(10):
+        await w.pool.submit(CHAT, body(f"{number}"), key=f"{number}")
+    with anyio.move_on_after(10 * HOUR):
+        async with w.pool.outcomes() as outcomes:
+            async for outcome in outcomes:
+                came.append(outcome)
+                outcome.ack()
+    await w.pool.drain(0)
+    return came
+
+
 class OneFileAlone:
     """Have the first file alone that is read after the inputs be there; counts how often each is asked for."""
 
@@ -196,10 +213,9 @@ async def test_answers_are_not_kept_back_where_the_file_of_errors_cannot_be_read
 ) -> None:
     """Nor is the file of answers read again, or removed before the journal knows what is in it."""
     files = OneFileAlone()
-    troubles = Troubles(failing={400: 0.5})
     told: dict[Any, tuple[float, BaseException | None]] = {}
     async with (
-        site(tmp_path, before=files, troubles=troubles, seed=5, **SLOW) as s,
+        site(tmp_path, before=files, **HALF) as s,
         s.open(**KEPT, retention=retention) as w,
     ):
         begin = anyio.current_time()
@@ -233,19 +249,10 @@ async def test_what_is_in_the_file_of_errors_is_told_where_the_file_of_answers_c
                     request.url = httpx2.URL("http://emulator/v1/files/nothing/content")
 
     files = WithoutAnswers()
-    troubles = Troubles(failing={400: 0.5})
-    errors: list[BaseException | None] = []
-    async with site(tmp_path, before=files, troubles=troubles, seed=5, **SLOW) as s, s.open(**KEPT) as w:
-        for number in range(10):
-            await w.pool.submit(CHAT, body(f"{number}"), key=f"{number}")
-        with anyio.move_on_after(10 * HOUR):
-            async with w.pool.outcomes() as outcomes:
-                async for outcome in outcomes:
-                    errors.append(outcome.error)
-                    outcome.ack()
-        await w.pool.drain(0)
-    assert {type(error) for error in errors} == {carpool.RequestRejected}
-    assert 2 <= len(errors) <= 8
+    async with site(tmp_path, before=files, **HALF) as s, s.open(**KEPT) as w:
+        came = await came_of_ten(w)
+    assert {type(outcome.error) for outcome in came} == {carpool.RequestRejected}
+    assert 2 <= len(came) <= 8
 
 
 async def test_a_file_that_came_short_is_read_again_though_the_other_cannot_be(tmp_path: Path) -> None:
@@ -264,20 +271,12 @@ async def test_a_file_that_came_short_is_read_again_though_the_other_cannot_be(t
             return response
 
     files = OneFileAlone()
-    troubles = Troubles(failing={400: 0.5})
-    answered: set[Any] = set()
-    async with site(tmp_path, troubles=troubles, seed=5, **SLOW) as s:
+    async with site(tmp_path, **HALF) as s:
         s.transport = Short(s.emulator.app, files)
         async with s.open(**KEPT) as w:
-            for number in range(10):
-                await w.pool.submit(CHAT, body(f"{number}"), key=f"{number}")
-            with anyio.move_on_after(10 * HOUR):
-                async with w.pool.outcomes() as outcomes:
-                    async for outcome in outcomes:
-                        answered.add(outcome.key)
-                        outcome.ack()
-            await w.pool.drain(0)
-    assert len(answered) == sum(s.emulator.books().bodies.values())
+            came = await came_of_ten(w)
+    assert len(came) == sum(s.emulator.books().bodies.values())
+    assert {outcome.error for outcome in came} == {None}
     assert next(iter(files.reads.values())) == 2
 
 

@@ -4,7 +4,6 @@ A stream waits for a slice of its requests, a `gather` for its next call: each h
 nobody's millions keep a single call waiting.
 """
 
-import heapq
 import math
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sized
@@ -13,10 +12,10 @@ from itertools import count
 
 import anyio
 
+from .deadlines import Deadlines
 from .errors import CarpoolError, PoolFull
 
 _FULL = "As many calls are under way as max_pending and max_spool allow. Ask again later, or raise these."
-_FEW = 1_000
 _AT_ONCE = 500  # whose time is over: some milliseconds of the event loop
 
 
@@ -65,10 +64,9 @@ class Admission:
         self.refuses = refuses
         self._line = OrderedDict[Place, int]()  # in the order of coming
         self._coming: dict[Place, None] = {}  # that were asked to come, and have not joined yet
-        self._hurried: list[tuple[float, int]] = []  # until when places may be held, the earliest first
-        self._places: dict[int, Place] = {}  # of these, as long as they are in line
-        self._most_hurried = _FEW
         self._order = count()
+        self._hurried: dict[int, Place] = {}  # by their order, those in line that may not be held for ever
+        self._deadlines = Deadlines(self._hurried.__contains__)
         self._looking = False
         self.overloaded: bool = False  # too many bytes waited to be packed when that was looked at last
         self._for_bytes = False  # there has been a line since
@@ -102,8 +100,8 @@ class Admission:
             raise PoolFull(_FULL)
         self._line[place] = order = next(self._order)
         if by < math.inf:
-            self._places[order] = place
-            heapq.heappush(self._hurried, (by, order))
+            self._hurried[order] = place
+            self._deadlines.set(order, by)
             self._stir()
         self.look()
 
@@ -147,28 +145,21 @@ class Admission:
             self.joined(place)
 
     def _take_out(self, place: Place) -> None:
-        self._places.pop(self._line.pop(place), None)
-        if len(self._hurried) > self._most_hurried:  # those that came in time are dropped now and then
-            self._hurried = [entry for entry in self._hurried if entry[1] in self._places]
-            heapq.heapify(self._hurried)
-            self._most_hurried = max(_FEW, 2 * len(self._hurried))
+        self._hurried.pop(self._line.pop(place), None)
 
     @property
     def deadline(self) -> float:
         """Give the time at which somebody in line may wait no longer; math.inf where nobody does."""
-        while self._hurried and self._hurried[0][1] not in self._places:
-            heapq.heappop(self._hurried)
-        return self._hurried[0][0] if self._hurried else math.inf
+        return self._deadlines.next()
 
     def expire(self, now: float) -> None:
         """Tell those in line who may wait no longer, or some of them: others are due at once."""
-        for _ in range(_AT_ONCE):
-            if self.deadline > now:
-                return
-            place = self._places[heapq.heappop(self._hurried)[1]]
-            self._take_out(place)
-            if place.late is not None:
-                place.late()
+        for order in self._deadlines.due(now, _AT_ONCE):
+            place = self._hurried.get(order)  # one that goes may have let another come
+            if place is not None:
+                self._take_out(place)
+                if place.late is not None:
+                    place.late()
 
     def turn_away(self, error: CarpoolError) -> None:
         """Have the calls in line wait no longer, nor those join that were just asked to come."""

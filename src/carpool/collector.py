@@ -407,7 +407,7 @@ class Collector:
             await anyio.lowlevel.checkpoint()
 
     def _settle(self, command: Settle) -> None:
-        if command.file is not None and command.numbers:
+        if command.file is not None and command.numbers and command.batch_id:
             self.performer.keep(command.file)
         self._settling.settle(command)
         if not command.batch_id:  # no batch will be over by which its answers were recorded

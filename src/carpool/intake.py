@@ -83,7 +83,7 @@ class Intake:
         self._callers.admit()
         call = self._provider.encode(endpoint, body)
         waiter = self._new_waiter()
-        return self._join(call, options, waiter), waiter
+        return self.join(call, options, waiter), waiter
 
     def accept_encoded(self, call: Encoded, options: Options, made_at: float) -> tuple[int, Waiter]:
         """Let a call join its lane that was encoded already, and made at `made_at`; see `accept`."""
@@ -93,16 +93,19 @@ class Intake:
     def latest(self, endpoint: str, options: Options, made_at: float) -> float:
         """Give until when a call may wait before it joins: then it is sent live, or its time is over."""
         timeout = math.inf if options.timeout is None else options.timeout
-        kept = margin(timeout, self._escalate) if self._escalates(endpoint, options) and self._escalate else 0.0
-        return made_at + timeout - kept
+        tier = self._tier(endpoint, live=options.live)
+        return made_at + timeout - (0.0 if tier is None else margin(timeout, tier))
 
     def late(self, endpoint: str, options: Options) -> None:
         """Raise `RequestExpired` where a call that has waited so long is not sent live."""
-        if not self._escalates(endpoint, options):
+        if self._tier(endpoint, live=options.live) is None:
             raise RequestExpired(_NO_ROOM)
 
-    def _escalates(self, endpoint: str, options: Options) -> bool:
-        return not options.live and self._escalate is not None and may_escalate(endpoint, self._escalate)
+    def _tier(self, endpoint: str, *, live: bool) -> Escalate | None:
+        """Say how a call is sent when its time runs out, None where it is not, or not any more."""
+        if live or self._escalate is None or not may_escalate(endpoint, self._escalate):
+            return None
+        return self._escalate
 
     def encode(self, endpoint: str, body: Body) -> Encoded:
         """Check a call and encode it; from any thread."""
@@ -122,16 +125,6 @@ class Intake:
         `made_at`.
         """
         self._callers.admit()
-        return self._join(call, options, waiter, context, made_at)
-
-    def _join(
-        self,
-        call: Encoded,
-        options: Options,
-        waiter: Settled,
-        context: Context | None = None,
-        made_at: float | None = None,
-    ) -> int:
         number = self._given + 1
         if self._bounded:
             self._afford(number, call, options)
@@ -234,8 +227,9 @@ class Intake:
     def _set_deadline(self, number: int, endpoint: str, timeout: float, made_at: float, *, live: bool) -> None:
         at = made_at + timeout
         self._deadlines.set(number, at)
-        if not live and self._escalate is not None and may_escalate(endpoint, self._escalate):
-            self._near.set(number, at - margin(timeout, self._escalate))
+        tier = self._tier(endpoint, live=live)
+        if tier is not None:
+            self._near.set(number, at - margin(timeout, tier))
 
     def _look_for(
         self, resumption: Resumption, number: int, call: Encoded, lane: LaneKey, key: str | int | None, by: float

@@ -139,8 +139,10 @@ class Budget:
     def escalate(self, number: int, row: int, model: str, size: int, *, rides: bool, flexible: bool) -> bool:
         """Reserve what it costs to send the row of a call live, until `landed`; False where that is more than is left.
 
-        Where it `rides`, its batch is billed beside that.
+        Where it `rides`, its batch is billed beside that. What is sent again holds its money already.
         """
+        if row in self._live:
+            return not self.exceeded
         cost = self._expect(model, size, live=not flexible) or 0.0
         reserved = self._expected.get(number, 0.0)
         others = self.committed if rides else self.committed - reserved

@@ -175,8 +175,8 @@ class Process:
             self._scopes[scope] = None
             try:
                 yield
-            except Exception:
-                if not self.dead:  # what a process meets whose files and locks are gone, nobody hears of
+            except Exception:  # what a process meets whose files and locks are gone, nobody hears of
+                if not self.dead:
                     raise
             finally:
                 del self._scopes[scope]

@@ -385,7 +385,8 @@ class Batch:
             self.abandoned -= held
             self.unawaited_since = None
             self.repeated_at = 0.0  # it is worth another try
-            self.wanted |= held if self.revoked else set()
+            if self.revoked:
+                self.wanted |= held
         if self.asked is not None:
             self.asked |= held
             if len(self.asked) + len(self.gone) >= self.total:
