@@ -12,7 +12,7 @@ import typer.main
 
 import carpool.errors
 from carpool.cli.app import app
-from carpool.engine.batch import NEXT, STEPS, Stage, Step
+from carpool.engine.stages import NEXT, STEPS, Stage, Step
 
 _MARK = re.compile(r"<!-- generated: (.+?) -->")
 
@@ -23,7 +23,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def stages() -> str:
-    """Draw how a batch moves on here: the table of transitions in `carpool.engine.batch`."""
+    """Draw how a batch moves on here: the table of transitions in `carpool.engine.stages`."""
     arrows = (f"{_word(before)} --> {_word(after)}: {_word(step)}" for (before, step), after in STEPS.items())
     return _diagram(f"[*] --> {_word(Stage.PACKED)}", *arrows, f"{_word(Stage.DONE)} --> [*]")
 

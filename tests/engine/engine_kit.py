@@ -9,7 +9,6 @@ from heapq import heappop, heappush
 from typing import TypeVar, get_args
 
 from carpool.config import Canary, Retry, Timing
-from carpool.engine.batch import is_end
 from carpool.engine.commands import (
     Check,
     Claim,
@@ -52,6 +51,7 @@ from carpool.engine.events import (
 )
 from carpool.engine.lane import LaneStats
 from carpool.engine.limit import Source
+from carpool.engine.stages import is_end
 from carpool.engine.verdicts import has_files
 from carpool.models import (
     BatchProblem,

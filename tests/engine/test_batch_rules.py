@@ -25,7 +25,6 @@ from engine_kit import (
 )
 
 from carpool.config import Timing
-from carpool.engine.batch import NEXT, is_end, is_news
 from carpool.engine.commands import (
     Cancel,
     Check,
@@ -51,6 +50,7 @@ from carpool.engine.events import (
     Uploaded,
 )
 from carpool.engine.lane import LaneStats
+from carpool.engine.stages import NEXT, is_end, is_news
 from carpool.models import NO_REPLY, BatchStatus, Failure, Lane, NoRoom, Row
 
 ENDS = ("failed", "completed", "expired", "cancelled")

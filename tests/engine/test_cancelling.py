@@ -27,7 +27,6 @@ from engine_kit import (
 )
 
 from carpool.config import Retry, Timing
-from carpool.engine.batch import CANCEL_AGAIN, OVERDUE
 from carpool.engine.commands import Cancel, Check, Command, Create, Delete, Fail, Find, Upload
 from carpool.engine.events import (
     Abandoned,
@@ -46,6 +45,7 @@ from carpool.engine.events import (
     Uploaded,
     Woken,
 )
+from carpool.engine.stages import CANCEL_AGAIN, OVERDUE
 from carpool.models import BatchStatus, Lane, NoRoom
 from carpool.naming import span_of
 

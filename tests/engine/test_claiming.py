@@ -21,7 +21,6 @@ from engine_kit import (
     status,
 )
 
-from carpool.engine.batch import VANISHED
 from carpool.engine.claims import Stand, State, decide
 from carpool.engine.commands import Cancel, Check, Claim, Command, Create, Find, Upload
 from carpool.engine.engine import Engine
@@ -50,6 +49,7 @@ from carpool.engine.events import (
     Tick,
     Uploaded,
 )
+from carpool.engine.stages import VANISHED
 from carpool.models import FileLimits
 from carpool.naming import span_of
 

@@ -27,7 +27,6 @@ from engine_kit import (
 )
 
 from carpool.config import Retry
-from carpool.engine.batch import CANCELLING, OVERDUE, VANISHED
 from carpool.engine.commands import (
     Bill,
     Check,
@@ -66,6 +65,7 @@ from carpool.engine.events import (
     Revoked,
     Uploaded,
 )
+from carpool.engine.stages import CANCELLING, OVERDUE, VANISHED
 from carpool.models import Failure, FileLimits, Lane, NoRoom, Row
 from carpool.naming import span_of
 

@@ -9,7 +9,6 @@ import pytest
 from engine_kit import LANE, NOW, Shell, answer, failures, lost_for_long, of, only, refused, remote, rows_of, status
 
 from carpool.config import Canary
-from carpool.engine.batch import AGAIN, OVERDUE, SELDOM, VANISHED
 from carpool.engine.commands import Anew, Cancel, Check, Collect, Command, Create, Fail, Find, Upload
 from carpool.engine.events import (
     Abandoned,
@@ -28,6 +27,7 @@ from carpool.engine.events import (
     Revoked,
     Uploaded,
 )
+from carpool.engine.stages import AGAIN, OVERDUE, SELDOM, VANISHED
 from carpool.naming import span_of
 
 Fails = Callable[[Shell, str], Event]

@@ -23,7 +23,6 @@ from engine_kit import (
     with_tokens,
 )
 
-from carpool.engine.batch import OVERDUE, VANISHED
 from carpool.engine.commands import (
     Anew,
     Check,
@@ -63,6 +62,7 @@ from carpool.engine.events import (
     Tick,
     Uploaded,
 )
+from carpool.engine.stages import OVERDUE, VANISHED
 from carpool.models import BatchStatus, FileLimits, Lane, Leftovers, NoRoom, Sought
 from carpool.naming import span_of
 

@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from carpool.config import Retry, Timing
-from carpool.engine.batch import OVERDUE
 from carpool.engine.claims import State
 from carpool.engine.commands import (
     Anew,
@@ -79,6 +78,7 @@ from carpool.engine.events import (
 )
 from carpool.engine.limit import Source
 from carpool.engine.packing import stretches
+from carpool.engine.stages import OVERDUE
 from carpool.journal.claims import Claims
 from carpool.models import BatchProblem, BatchStatus, Failure, FileLimits, Lane, NoRoom, PackedBatch, Queue, Row, Run
 from carpool.naming import shard_of, span_of

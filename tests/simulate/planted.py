@@ -16,7 +16,7 @@ from carpool.callers import Callers
 from carpool.collector import Collector
 from carpool.durable.heirloom import Heirloom
 from carpool.engine import checking, endings
-from carpool.engine.batch import Batch, Do, Stage
+from carpool.engine.batch import Batch
 from carpool.engine.checking import Checking
 from carpool.engine.claims import Verdict
 from carpool.engine.commands import LetGo
@@ -27,6 +27,7 @@ from carpool.engine.lanes import Lanes
 from carpool.engine.ledger import Ledger
 from carpool.engine.recovery import Recovery
 from carpool.engine.rounds import Rounds
+from carpool.engine.stages import Do, Stage
 from carpool.journal import Intents as Declared
 from carpool.journal.sqlite import claims
 from carpool.journal.sqlite.facts import Facts

@@ -9,11 +9,12 @@ from ..models import BatchStatus, Leftovers, Page, Queue, Run, Sought
 from ..naming import number_of, shard_of
 from . import places
 from .agenda import Agenda
-from .batch import CANCEL_AGAIN, Batch, BatchStats, Stage, Step
+from .batch import Batch, BatchStats
 from .commands import Cancel, Claim, Collect, Command, Create, Delete, Find, Record, Upload
 from .events import Admitted, Done, Released
 from .lanes import Lanes, Name
 from .rounds import Rounds
+from .stages import CANCEL_AGAIN, Stage, Step
 
 _STAGES: dict[Stage, Literal["uploading", "creating", "running", "collecting"]] = {
     Stage.PACKED: "uploading",

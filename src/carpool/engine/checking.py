@@ -7,12 +7,20 @@ from msgspec import structs
 from ..config import Timing
 from ..models import NO_REPLY, BatchStatus, Failure
 from .agenda import Agenda
-from .batch import (
+from .batch import Batch
+from .batches import Batches
+from .cadence import backoff, spread
+from .commands import Command, Tell
+from .endings import Endings
+from .events import Checked, Collected, Failed
+from .lanes import Lanes, Name
+from .nudges import Nudges
+from .rounds import Rounds
+from .stages import (
     CANCEL_AGAIN,
     CANCELLING,
     OVERDUE,
     VANISHED,
-    Batch,
     Do,
     Stage,
     Step,
@@ -22,14 +30,6 @@ from .batch import (
     on_failure,
     patience,
 )
-from .batches import Batches
-from .cadence import backoff, spread
-from .commands import Command, Tell
-from .endings import Endings
-from .events import Checked, Collected, Failed
-from .lanes import Lanes, Name
-from .nudges import Nudges
-from .rounds import Rounds
 from .verdicts import has_files, ran
 
 _SHORT_READS = 4  # times that files with fewer rows than they should have are fetched

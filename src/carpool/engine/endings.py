@@ -9,7 +9,7 @@ from msgspec import structs
 from ..config import Timing
 from ..models import OUT_OF_MONEY, OUT_OF_REACH, Attempt, Failure
 from .agenda import Agenda
-from .batch import Batch, Stage
+from .batch import Batch
 from .batches import Batches
 from .cadence import spread
 from .commands import Bill, Command, Fail, LetGo, Record, Settle, Tell
@@ -18,6 +18,7 @@ from .events import Answered, GivenUp, Learned, Missing, Wanted, unanswered
 from .lanes import Lanes, Name
 from .packing import Waiting
 from .retries import History, Retries, attempt_by, attempt_of, attempts_of, is_passing
+from .stages import Stage
 from .verdicts import condemned, for_rows, hopeless, input_unseen, left_over
 
 _NEVER_FITS = Failure(

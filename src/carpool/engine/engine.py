@@ -9,13 +9,7 @@ from ..config import DEFAULT_RETRY, Canary, Retry, Timing
 from ..models import Failure, FileLimits, Lane, Queue, Run
 from ..naming import client_key
 from .agenda import Agenda
-from .batch import (
-    Batch,
-    BatchStats,
-    Stage,
-    Step,
-    patience,
-)
+from .batch import Batch, BatchStats
 from .batches import Batches
 from .cadence import backoff, spread
 from .checking import Checking
@@ -73,6 +67,7 @@ from .packing import common
 from .recovery import Recovery
 from .retries import Retries
 from .rounds import Rounds
+from .stages import Stage, Step, patience
 
 _TOLD = (Settled, Delivered, Done, Cleared, Learned, Discarded, Spent, Admitted, Released, Wanted, GivenUp, Missing)
 _NO_REPLY = Failure("failed", "The creation of the batch is never replied to, and no listing shows it.")

@@ -6,12 +6,13 @@ from itertools import chain
 from typing import NamedTuple
 
 from ..models import Failure, Lane, Run
-from .batch import Batch, Stage
+from .batch import Batch
 from .batches import Batches
 from .commands import Bill, Command, Fail, Record, SendLive, Settle
 from .events import Escalate, Escalated, GivenUp, LiveEnded
 from .lanes import Lanes
 from .packing import singles, stretches
+from .stages import Stage
 
 _UNSENT = frozenset(("expired", "budget"))  # kinds of failure of live calls that were not made, or were not paid for
 LOST = Failure("expired", "The request was sent live before its timeout, and no answer came; it is not sent again.")

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 
 from ..config import Timing
 from .agenda import Agenda
-from .batch import Batch, Stage, is_admitted
+from .batch import Batch
 from .batches import Batches
 from .cadence import check_pause, net_pause, spread
 from .commands import Command, Relay
 from .events import Woken
 from .lanes import Name
+from .stages import Stage, is_admitted
 
 _BEHIND = 1.05  # times `poll_min` after the word, so that the next word comes first
 _KEPT = 1_000  # ids that came before their batches were known: more are of others

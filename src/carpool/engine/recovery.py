@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..naming import client_key
-from .batch import Batch, Stage, Step
+from .batch import Batch
 from .batches import Batches
 from .commands import Command, Delete
 from .escalations import Escalations
 from .events import Accepted, Created, Done, Escalated, Event, Learned, Limited, Missing, Packed, Spent, Uploaded
 from .lanes import Lanes
+from .stages import Stage, Step
 
 
 class Recovery:

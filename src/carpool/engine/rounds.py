@@ -7,10 +7,11 @@ from ..config import Timing
 from ..models import NEWEST, Page
 from . import places
 from .agenda import Agenda
-from .batch import Batch, Stage
+from .batch import Batch
 from .cadence import backoff, spread
 from .commands import Check
 from .lanes import Name
+from .stages import Stage
 
 _UNLISTED = 900.0  # seconds, the most for which batches are asked for singly before a listing is tried again
 _DOUBT, _DOUBT_TRUSTED = 12, 180  # times `poll_min` in which listings told nothing new; more, once they told something

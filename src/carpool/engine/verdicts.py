@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import structs
 
 from ..models import NOT_SUBMITTED, OUT_OF_MONEY, BatchStatus, Failure
-from .batch import Stage
+from .stages import Stage
 
 
 def for_rows(stage: Stage, failure: Failure) -> Failure:

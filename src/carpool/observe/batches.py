@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from ..engine.batch import is_end, is_news
 from ..engine.commands import Claim, Command, Create, Find, Record
 from ..engine.events import (
     Checked,
@@ -22,6 +21,7 @@ from ..engine.events import (
     Uploaded,
 )
 from ..engine.events import Event as EngineEvent
+from ..engine.stages import is_end, is_news
 from ..event import Event, Kind
 from ..models import NO_REPLY, BatchStatus, Failure, Lane, Usage
 from ..naming import client_key
